@@ -1,0 +1,60 @@
+"""Who asks, and over which way."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from moonfast.vocab import Transport, Verb
+
+
+class Peer(Protocol):
+    """A lasting connection as handlers see it; `transports.connection.Connection` is one."""
+
+    uid: int
+
+
+class HttpAnswer:
+    """What a handler returns when its answer over HTTP is not JSON with status 200."""
+
+    __slots__ = ("body", "content_type", "headers", "status")
+
+    def __init__(
+        self,
+        body: bytes = b"",
+        *,
+        status: int = 200,
+        content_type: str | None = None,
+        headers: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        self.body, self.status, self.content_type, self.headers = body, status, content_type, headers
+
+
+class Call:
+    """One request, or, on a lasting connection, all of them: nothing in it changes from one to the next.
+
+    `connection` is None over plain HTTP. `address` is the client's IP address, None on the Unix socket.
+    `verb` is that of an HTTP request; over JSON-RPC it is that of the endpoint called.
+    """
+
+    __slots__ = ("address", "connection", "host", "is_authorized", "is_secure", "refusal", "transport", "ways", "verb")
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        address: str | None = None,
+        connection: Peer | None = None,
+        verb: Verb | None = None,
+        host: str = "",
+        is_secure: bool = False,
+        refusal: str | None = None,
+    ) -> None:
+        self.transport, self.address, self.connection, self.verb = transport, address, connection, verb
+        self.ways = transport.value  # a plain number: operators of Flag cost more than the rest of the check
+        self.host, self.is_secure = host, is_secure  # of the HTTP request, for links
+        self.refusal = refusal  # why this caller may use only what is open to anyone; None: may use all
+        self.is_authorized = refusal is None
+
+
+INTERNAL = Call(Transport.INTERNAL)
+"""The server itself: remote methods of Klippy, components."""

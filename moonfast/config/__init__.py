@@ -1,0 +1,1 @@
+"""The configuration: declared, typed, and read once at start. `load.Config` is what the rest of the server holds."""

@@ -1,0 +1,28 @@
+"""Picks the compiled hot path or its plain-Python twins; the only module that imports either.
+
+`MOONFAST_PURE=1` picks the twins, `MOONFAST_REQUIRE_SPEEDUPS=1` refuses them.
+"""
+
+from __future__ import annotations
+
+import os
+
+IMPLEMENTATION = "pure"
+FALLBACK_REASON: str | None = None
+
+if os.environ.get("MOONFAST_PURE") != "1":
+    try:
+        from moonfast._speedups import fanout, framing, jsonspan, rings, status, wsframe
+
+        IMPLEMENTATION = "speedups"
+    except ImportError as exc:
+        if os.environ.get("MOONFAST_REQUIRE_SPEEDUPS") == "1":
+            raise
+        FALLBACK_REASON = str(exc)
+
+if IMPLEMENTATION == "pure":
+    if os.environ.get("MOONFAST_REQUIRE_SPEEDUPS") == "1":
+        raise ImportError("MOONFAST_REQUIRE_SPEEDUPS=1 and MOONFAST_PURE=1 contradict each other: unset one")
+    from moonfast._pure import fanout, framing, jsonspan, rings, status, wsframe  # type: ignore[assignment]
+
+__all__ = ["FALLBACK_REASON", "IMPLEMENTATION", "fanout", "framing", "jsonspan", "rings", "status", "wsframe"]

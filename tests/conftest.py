@@ -1,0 +1,43 @@
+"""Runs `async def test_*` on a fresh event loop (uvloop where it is installed) and says what is being tested."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+from typing import Any
+
+import pytest
+
+try:
+    import uvloop
+
+    _new_loop = uvloop.new_event_loop
+except ImportError:
+    _new_loop = asyncio.new_event_loop
+
+
+def pytest_configure() -> None:
+    """A run that lost the compiled extensions fails; MOONFAST_PURE=1 says that the twins are meant."""
+    from moonfast.speedups import IMPLEMENTATION
+
+    if IMPLEMENTATION == "pure" and os.environ.get("MOONFAST_PURE") != "1":
+        pytest.exit("the extensions are not built: run ./build_ext.sh release, or set MOONFAST_PURE=1", returncode=1)
+
+
+def pytest_report_header() -> str:
+    from moonfast.speedups import IMPLEMENTATION
+
+    loop = "uvloop" if _new_loop is not asyncio.new_event_loop else "asyncio"
+    return f"moonfast: {IMPLEMENTATION}, {loop}"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object | None:
+    function: Any = pyfuncitem.obj
+    if not inspect.iscoroutinefunction(function):
+        return None
+    names = pyfuncitem._fixtureinfo.argnames
+    with asyncio.Runner(loop_factory=_new_loop) as runner:
+        runner.run(function(**{name: pyfuncitem.funcargs[name] for name in names}))
+    return True
