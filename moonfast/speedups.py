@@ -6,23 +6,26 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 IMPLEMENTATION = "pure"
 FALLBACK_REASON: str | None = None
 
-if os.environ.get("MOONFAST_PURE") != "1":
-    try:
-        from moonfast._speedups import fanout, framing, jsonspan, rings, status, wsframe
+if TYPE_CHECKING:
+    from moonfast._speedups import fanout, framing, jsonspan, rings, status, wsframe
+else:
+    if os.environ.get("MOONFAST_PURE") != "1":
+        try:
+            from moonfast._speedups import fanout, framing, jsonspan, rings, status, wsframe
 
-        IMPLEMENTATION = "speedups"
-    except ImportError as exc:
+            IMPLEMENTATION = "speedups"
+        except ImportError as exc:
+            if os.environ.get("MOONFAST_REQUIRE_SPEEDUPS") == "1":
+                raise
+            FALLBACK_REASON = str(exc)
+    if IMPLEMENTATION == "pure":
         if os.environ.get("MOONFAST_REQUIRE_SPEEDUPS") == "1":
-            raise
-        FALLBACK_REASON = str(exc)
-
-if IMPLEMENTATION == "pure":
-    if os.environ.get("MOONFAST_REQUIRE_SPEEDUPS") == "1":
-        raise ImportError("MOONFAST_REQUIRE_SPEEDUPS=1 and MOONFAST_PURE=1 contradict each other: unset one")
-    from moonfast._pure import fanout, framing, jsonspan, rings, status, wsframe  # type: ignore[assignment]
+            raise ImportError("MOONFAST_REQUIRE_SPEEDUPS=1 and MOONFAST_PURE=1 contradict each other: unset one")
+        from moonfast._pure import fanout, framing, jsonspan, rings, status, wsframe
 
 __all__ = ["FALLBACK_REASON", "IMPLEMENTATION", "fanout", "framing", "jsonspan", "rings", "status", "wsframe"]

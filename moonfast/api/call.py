@@ -36,7 +36,7 @@ class Call:
     `verb` is that of an HTTP request; over JSON-RPC it is that of the endpoint called.
     """
 
-    __slots__ = ("address", "connection", "host", "is_authorized", "is_secure", "refusal", "transport", "ways", "verb")
+    __slots__ = ("address", "connection", "host", "is_authorized", "is_secure", "refusal", "transport", "verb", "ways")
 
     def __init__(
         self,

@@ -1,0 +1,116 @@
+"""What happens to the print job, derived from `print_stats`.
+
+Theory. Klipper tells a state and a file name, at most four times a second, so an observer may miss states in between.
+The job as the server sees it is the pair (state, file name); an event is what must have happened between two looks:
+
+    from \\ to      standby    printing   paused     complete   cancelled  error
+    (idle)          -          started    started    -          -          -
+    printing        standby    (1)        paused     complete   cancelled  error
+    paused          standby    resumed    -          complete   cancelled  error
+
+idle is standby, complete, cancelled or error. (1) A job that is printing and whose file name changes, or whose print
+duration goes back, is another job: the end of the first one was missed. Klipper starts no job over a running one, so it
+was complete or cancelled; complete is told if it had reached its last layer. A job that is over at the first look is
+not told at all.
+Source: Klipper docs/Status_Reference.md, "print_stats".
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from moonfast.vocab import JobState
+
+log = logging.getLogger(__name__)
+
+STARTED, PAUSED, RESUMED = "started", "paused", "resumed"
+COMPLETE, ERROR, CANCELLED, STANDBY = "complete", "error", "cancelled", "standby"
+
+Stats = dict[str, Any]
+Listener = Callable[[str, Stats, Stats], None]
+"""Gets the event, `print_stats` before and after it."""
+
+_ACTIVE = (JobState.PRINTING, JobState.PAUSED)
+_WHILE_ACTIVE: dict[tuple[JobState, JobState], str] = {
+    (JobState.PRINTING, JobState.PAUSED): PAUSED,
+    (JobState.PAUSED, JobState.PRINTING): RESUMED,
+}
+_ENDS = {
+    JobState.COMPLETE: COMPLETE,
+    JobState.CANCELLED: CANCELLED,
+    JobState.ERROR: ERROR,
+    JobState.STANDBY: STANDBY,
+}
+
+
+class Job:
+    """The current job. `listeners` are told of every event, in order."""
+
+    def __init__(self) -> None:
+        self.listeners: list[Listener] = []
+        self.stats: Stats = {}
+        self._state = JobState.STANDBY
+
+    @property
+    def is_active(self) -> bool:
+        """A job is printing or paused."""
+        return self._state in _ACTIVE
+
+    @property
+    def state(self) -> JobState:
+        return self._state
+
+    def observe(self, objects: dict[str, Stats]) -> None:
+        """Take a new `print_stats`, whole."""
+        stats = objects["print_stats"]
+        try:
+            state = JobState(str(stats.get("state")))
+        except ValueError:  # a state of a clone that Klipper does not have
+            log.debug("print_stats.state is %r: ignored", stats.get("state"))
+            return
+        before, old = self._state, self.stats
+        self._state, self.stats = state, stats
+        if before not in _ACTIVE:
+            if state in _ACTIVE:
+                self._tell(STARTED, old, stats)
+                if state is JobState.PAUSED:
+                    self._tell(PAUSED, stats, stats)
+        elif state not in _ACTIVE:
+            if _is_another(old, stats) and state is not JobState.STANDBY:
+                self._tell(_missed_end(old), old, old)
+                self._tell(STARTED, old, stats)
+                old = stats
+            self._tell(_ENDS[state], old, stats)
+        elif _is_another(old, stats):
+            self._tell(_missed_end(old), old, old)
+            self._tell(STARTED, old, stats)
+            if state is JobState.PAUSED:
+                self._tell(PAUSED, stats, stats)
+        elif (event := _WHILE_ACTIVE.get((before, state))) is not None:
+            self._tell(event, old, stats)
+
+    def clear(self) -> None:
+        """Klippy went away. What becomes of a running job is for listeners of the link to say."""
+        self._state, self.stats = JobState.STANDBY, {}
+
+    def _tell(self, event: str, before: Stats, after: Stats) -> None:
+        for listener in self.listeners:
+            try:
+                listener(event, before, after)
+            except Exception:  # task edge: one listener's bug must not cost the others the event
+                log.exception("A job listener failed at '%s'", event)
+
+
+def _is_another(before: Stats, after: Stats) -> bool:
+    """Whether two observations of an active job are of different jobs."""
+    old, new = before.get("print_duration") or 0.0, after.get("print_duration") or 0.0
+    return before.get("filename") != after.get("filename") or new < old
+
+
+def _missed_end(stats: Stats) -> str:
+    """How a job ended whose end was not seen."""
+    info = stats.get("info") or {}
+    layer, total = info.get("current_layer"), info.get("total_layer")
+    return COMPLETE if layer is not None and layer == total else CANCELLED
