@@ -70,6 +70,8 @@ if orjson is not None:
             return _encode_plain(value)
 
     def decode(text: bytes | str) -> Any:
+        if isinstance(text, bytes) and type(text) is not bytes:
+            text = bytes(text)  # orjson takes no subclasses
         try:
             return _loads(text)
         except _JSONDecodeError as exc:

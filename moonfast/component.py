@@ -37,7 +37,9 @@ class Component:
         """Run beside the server until it ends, or until just before `stop`. An exception is logged."""
         if "_tasks" not in self.__dict__:
             self._tasks = set()
-        task = asyncio.get_running_loop().create_task(coroutine, name=f"{type(self).__name__}.{coroutine.__name__}")
+        task = asyncio.get_running_loop().create_task(
+            coroutine, name=f"{type(self).__name__}.{getattr(coroutine, '__name__', 'task')}"
+        )
         self._tasks.add(task)
         task.add_done_callback(self._task_ended)
         return task

@@ -7,15 +7,17 @@ constructors. A component that cannot be built or started is listed in `failed` 
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib
 import logging
+import operator
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from moonfast.component import Component, Emit
 from moonfast.config.load import Config
 from moonfast.config.options import Section
-from moonfast.errors import ConfigError, MoonfastError, StartError
+from moonfast.errors import MoonfastError, StartError
 
 log = logging.getLogger(__name__)
 
@@ -71,17 +73,27 @@ def needs(kind: type[Component]) -> list[Need]:
     for parameter, hint in hints.items():
         is_optional = type(None) in get_args(hint)
         if is_optional:
-            hint = Union[tuple(item for item in get_args(hint) if item is not type(None))]
+            hint = functools.reduce(operator.or_, (item for item in get_args(hint) if item is not type(None)))
         is_list = get_origin(hint) is list
         found.append(Need(parameter, get_args(hint)[0] if is_list else hint, is_list, is_optional))
     return found
+
+
+def sections_of(entry: Entry) -> list[type[Section]]:
+    """The sections that a component reads. ImportError: it needs a package that is not installed."""
+    return [need.type for need in needs(load(entry.path)) if need.is_section]
+
+
+def missing_package(error: ImportError) -> str:
+    """Why a component cannot be loaded, in words for users."""
+    return f"needs {(error.name or 'a package').partition('.')[0]}, which is not installed"
 
 
 def section_classes(table: Iterable[Entry] | None = None) -> list[type[Section]]:
     """Every declared section: those of the built-in parts, then those of all components, which are imported for it."""
     found: dict[type[Section], None] = {load(path): None for path in SECTIONS}
     for entry in COMPONENTS if table is None else table:
-        found.update((need.type, None) for need in needs(load(entry.path)) if need.is_section)
+        found.update(dict.fromkeys(sections_of(entry)))
     return list(found)
 
 
@@ -106,8 +118,7 @@ class Components:
                 try:
                     kinds[name] = load(entry.path)
                 except ImportError as exc:
-                    package = (exc.name or "a package").partition(".")[0]
-                    self._fail(name, f"needs {package}, which is not installed", exc)
+                    self._fail(name, missing_package(exc), exc)
         by_type = {kind: name for name, kind in kinds.items()}
         for name in _in_order(kinds, by_type):
             try:
@@ -116,7 +127,7 @@ class Components:
             except MoonfastError as exc:
                 self._fail(name, str(exc))
             except Exception as exc:  # component edge: a bug in one must not take the server down
-                self._fail(name, f"failed to load: {exc}", exc)
+                self._fail(name, f"failed to load ({type(exc).__name__}): the log has the details", exc)
             else:
                 component.connect(self._emit)
                 self._built[name] = component
@@ -131,8 +142,12 @@ class Components:
                 async with asyncio.timeout(START_TIMEOUT_S):
                     await component.start()
             except Exception as exc:  # component edge
-                text = str(exc) if isinstance(exc, MoonfastError) else f"failed to start: {exc or type(exc).__name__}"
-                self._fail(name, text, None if isinstance(exc, MoonfastError) else exc)
+                if isinstance(exc, MoonfastError):
+                    self._fail(name, str(exc))
+                elif isinstance(exc, TimeoutError):
+                    self._fail(name, f"did not start within {START_TIMEOUT_S:g} s", exc)
+                else:
+                    self._fail(name, f"failed to start ({type(exc).__name__}): the log has the details", exc)
                 await component.cancel_tasks()
             else:
                 self._started.append(name)
@@ -142,12 +157,12 @@ class Components:
         while self._started:
             name = self._started.pop()
             component = self._built[name]
-            try:
-                async with asyncio.timeout(STOP_TIMEOUT_S):
-                    await component.cancel_tasks()
-                    await component.stop()
-            except Exception:  # component edge
-                log.exception("Component %s did not stop cleanly", name)
+            for step in (component.cancel_tasks, component.stop):  # a task that will not end does not spare the second
+                try:
+                    async with asyncio.timeout(STOP_TIMEOUT_S / 2):
+                        await step()
+                except Exception:  # component edge
+                    log.exception("Component %s did not stop cleanly", name)
 
     def running(self) -> dict[str, Component]:
         """What has been started, by name, in the order of start."""

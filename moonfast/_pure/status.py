@@ -1,9 +1,9 @@
 """Twin of moonfast/_speedups/status.pyx: the last value of every printer object field, and what changed for whom.
 
 Theory. Values are raw JSON. Every update has a number; a field carries the number of its last change, an object that of
-its last changed field. A filter group is a filter that one or more clients asked for: for each object all fields, or some.
-Of an update a group gets the changed fields that it wants; of several that a client missed, all fields changed since the
-last one it got, with their present values. So nothing has to be kept for a client but one number.
+its last changed field. A filter group is a filter that one or more clients asked for: for each object all fields, or
+some. Of an update a group gets the changed fields that it wants; of several that a client missed, all fields changed
+since the last one it got, with their present values. So nothing has to be kept for a client but one number.
 """
 
 from __future__ import annotations

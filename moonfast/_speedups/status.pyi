@@ -43,7 +43,7 @@ class StatusTable:
     def clear(self) -> None:
         """Forget all values; groups stay usable."""
     def group(self, objects: dict[str, list[str] | None]) -> FilterGroup:
-        """Return the group of a filter: {object: fields, or None for all}. Equal filters share one while it is alive."""
+        """Return the group of a filter: {object: fields, or None for all}; equal filters share one while it lives."""
     def retain(self, objects: dict[str, list[str] | None]) -> None:
         """Drop what is outside this filter."""
     @property

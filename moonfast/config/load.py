@@ -17,6 +17,7 @@ from moonfast.config import report
 from moonfast.config.options import Notes, Section
 from moonfast.config.sections import CORE, SecretsConfig
 from moonfast.config.source import Source, read, read_text, render
+from moonfast.data_path import write_atomically
 from moonfast.errors import ConfigError, StartError
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class Config:
         self.secrets: Mapping[str, Any] = {}
         self.notes = Notes()
         self._read: dict[str, Section] = {}
+        self._broken: dict[tuple[type[Section], str], ConfigError] = {}
         self._touched: set[str] = set()
 
     def __contains__(self, name: str) -> bool:
@@ -50,15 +52,39 @@ class Config:
         return self._section(kind, kind.config_name)
 
     def sections(self, kind: type[S]) -> list[S]:
-        """All sections with the prefix of this class, in the order of the file."""
-        return [self._section(kind, name) for name in self.source.sections if kind.instance_of(name) is not None]
+        """All sections with the prefix of this class, in the order of the file. All are read before one fails."""
+        found: list[S] = []
+        problems: list[ConfigError] = []
+        for name in self.source.sections:
+            if kind.instance_of(name) is not None:
+                try:
+                    found.append(self._section(kind, name))
+                except ConfigError as exc:
+                    problems.append(exc)
+        if problems:
+            raise problems[0]
+        return found
+
+    def is_given(self, section: str, option: str) -> bool:
+        """Whether the user wrote this option, be it with its default value."""
+        raw = self.source.sections.get(section)
+        return raw is not None and option in raw.options
 
     def _section(self, kind: type[S], name: str) -> S:
         found = self._read.get(name)
-        if not isinstance(found, kind):
-            self._touched.add(name)
-            found = self._read[name] = kind.read(self.source, name, self.data_path, self.notes)
-        return found
+        if isinstance(found, kind):
+            return found
+        broken = self._broken.get((kind, name))
+        if broken is not None:
+            raise broken
+        self._touched.add(name)
+        try:
+            fresh = kind.read(self.source, name, self.data_path, self.notes)
+        except ConfigError as exc:
+            self._broken[kind, name] = exc
+            raise
+        self._read[name] = fresh
+        return fresh
 
     def all_warnings(self, known: Iterable[str] = ()) -> list[str]:
         """Everything to tell the user. `known`: section names that have an owner, though it did not read them."""
@@ -123,14 +149,8 @@ def keep_backup(config: Config) -> None:
             return
     except OSError:
         pass  # there is none yet
-    part = target + ".part"
     try:
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(descriptor)
-        os.replace(part, target)
+        write_atomically(target, content, 0o600)
     except OSError as exc:  # a read-only configuration folder is a supported setup
         log.warning("The configuration could not be backed up: %s", exc.strerror)
 
@@ -158,7 +178,8 @@ def read_secrets(path: str, is_wanted: bool) -> tuple[Mapping[str, Any], list[st
         return {}, [*warnings, f"[secrets] the file '{name}' is neither json nor ini. Correct it."]
     source = read_text(text, name)
     if source.problems:
-        return {}, [*warnings, f"[secrets] the file '{name}' is neither json nor ini: {source.problems[0]}"]
+        line = source.problems[0].line  # no more of the problem: its text quotes the file
+        return {}, [*warnings, f"[secrets] the file '{name}' is neither json nor ini: line {line}. Correct it."]
     sections = source.sections.items()
     return {key: {name: option.text for name, option in raw.options.items()} for key, raw in sections}, warnings
 

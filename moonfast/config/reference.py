@@ -44,7 +44,7 @@ trusted_clients:                  # a list: one item a line, indented
 
 def pages() -> dict[str, str]:
     """File name -> Markdown, for all declared sections."""
-    found = {}
+    found: dict[str, str] = {}
     index = [_GENERATED, _LANGUAGE]
     for kind in sorted(registry.section_classes(), key=lambda kind: kind.config_name):
         name = f"{kind.config_name.replace(' ', '_')}.md"
@@ -65,7 +65,8 @@ def _section(kind: type[Section], title: str) -> str:
     old = [field for field in fields if field.option.deprecated is not None]
     if old:
         out.append(
-            "\n## Deprecated options\n\nThey are read, with a warning.\n\n| Option | Values | Instead |\n|---|---|---|\n"
+            "\n## Deprecated options\n\nThey are read, with a warning.\n\n"
+            "| Option | Values | Instead |\n|---|---|---|\n"
         )
         out += [f"| `{field.name}` | {field.allowed} | {_cell(field.option.deprecated or '')} |\n" for field in old]
     return "".join(out) + "\n"

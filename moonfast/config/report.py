@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from enum import Enum
 from typing import Any
 
+from moonfast.config import known as known_names
 from moonfast.config.options import Path, Section
 from moonfast.config.source import Source, replaceable
 
@@ -21,33 +22,51 @@ def unread(
     source: Source, touched: Collection[str], used: Collection[tuple[str, str]], known: Iterable[str]
 ) -> list[str]:
     """Warn about sections and options that nobody asked for."""
-    known_names = set(known)
+    owned = set(known)
     warnings = []
+    unsupported: dict[str, list[str]] = {}  # reason -> places
     for name, section in source.sections.items():
         old = next((text for form, text in DEPRECATED_SECTIONS.items() if f"{name} ".startswith(form)), None)
         if old is not None:
             warnings.append(f"Config section [{name}] is of a deprecated form ({section.place}). {old}")
         elif name in touched:
             declared = [key for owner, key in used if owner == name]
-            warnings += [
-                f"Unparsed config option '{key}' detected in section [{name}] ({option.place}). It is ignored. "
-                + _advice(key, declared, "'{}'", "Remove it.")
-                for key, option in section.options.items()
-                if (name, key) not in used
-            ]
-        elif name.split(None, 1)[0] not in known_names:
-            advice = _advice(
-                name, [*touched, *known_names], "[{}]", "Remove it, if it is not there for another program."
+            for key, option in section.options.items():
+                if (name, key) not in used:
+                    meant = _closest(key, declared)
+                    warnings.append(
+                        f"Unparsed config option '{key}' detected in section [{name}] ({option.place}). It is ignored. "
+                        + (f"Did you mean '{meant}'?" if meant else "Remove it.")
+                    )
+        elif name.split(None, 1)[0] not in owned:
+            reason = known_names.explain(name)
+            if reason is not None:
+                unsupported.setdefault(reason, []).append(f"[{name}] ({section.place})")
+                continue
+            meant = _meant_section(name, (*touched, *owned, *known_names.MOONRAKER))
+            warnings.append(
+                f"Unparsed config section [{name}] detected ({section.place}). It is ignored. "
+                + (f"Did you mean [{meant}]?" if meant else "Remove it, if it is not there for another program.")
             )
-            warnings.append(f"Unparsed config section [{name}] detected ({section.place}). It is ignored. {advice}")
+    warnings += [f"{reason} {', '.join(places)}" for reason, places in unsupported.items()]
     return warnings
 
 
-def _advice(name: str, candidates: list[str], form: str, otherwise: str) -> str:
+def _closest(word: str, candidates: Iterable[str]) -> str | None:
     import difflib
 
-    close = difflib.get_close_matches(name, sorted(candidates), n=1, cutoff=0.75)
-    return f"Did you mean {form.format(close[0])}?" if close else otherwise
+    close = difflib.get_close_matches(word, sorted(candidates), n=1, cutoff=0.75)
+    return close[0] if close else None
+
+
+def _meant_section(name: str, candidates: Iterable[str]) -> str | None:
+    """What a wrong section name may have been meant to be: [serber] server, [poower lamp] power lamp."""
+    word, _, rest = name.partition(" ")
+    words = {candidate.split(None, 1)[0] for candidate in candidates}
+    if word in words:
+        return word
+    close = _closest(word, words)
+    return f"{close} {rest}".rstrip() if close else None
 
 
 def view(
@@ -69,7 +88,8 @@ def view(
         config[name] = shown
     for (name, key), value in moved.items():
         config[name][key] = _plain(value)
-    orig = {
+    orig: dict[str, dict[str, str]] = {"DEFAULT": {}}  # clients expect the name, though nothing can stand there
+    orig |= {
         name: {key: option.text for key, option in section.options.items()} for name, section in source.sections.items()
     }
     files = [{"filename": name, "sections": sections} for name, sections in source.files.items()]

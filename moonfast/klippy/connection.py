@@ -68,8 +68,8 @@ class Link:
             self._task = None
         if self._protocol is not None:
             protocol = self._protocol
-            protocol.abort("the server stops")
-            await protocol.lost
+            protocol.abort("")
+            await protocol.lost.wait()
 
     def write(self, message: bytes, urgent: bool = False) -> None:
         """Send one message; an urgent one before all that still wait here. Ignored without a connection."""
@@ -94,7 +94,7 @@ class Link:
                 self._fault(f"Klippy's socket {self._path} cannot be opened: {exc.strerror or exc}")
             else:
                 began = loop.time()
-                await protocol.lost
+                await protocol.lost.wait()
                 if loop.time() - began >= SETTLED_S:
                     wait_s = RETRY_S
             await asyncio.sleep(wait_s)
@@ -140,8 +140,8 @@ class _Protocol(asyncio.Protocol):
         self._unsent: deque[bytes] = deque()
         self._unsent_bytes = 0
         self._is_paused = False
-        self._reason = ""
-        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._reason, self._is_given_up = "", False
+        self.lost = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -149,7 +149,7 @@ class _Protocol(asyncio.Protocol):
         self._link.opened(self, self._transport)
 
     def data_received(self, data: bytes) -> None:
-        if self._reason:
+        if self._is_given_up:
             return
         try:
             messages = self._framer.feed(data)
@@ -161,7 +161,7 @@ class _Protocol(asyncio.Protocol):
                 self._link.received(messages)
 
     def write(self, message: bytes, urgent: bool) -> None:
-        if self._transport is None or self._reason:
+        if self._transport is None or self._is_given_up:
             return
         if not self._is_paused:
             self._transport.write(message)
@@ -186,7 +186,7 @@ class _Protocol(asyncio.Protocol):
             self._transport.write(message)
 
     def abort(self, reason: str) -> None:
-        self._reason = self._reason or reason
+        self._reason, self._is_given_up = self._reason or reason, True
         if self._transport is not None:
             self._transport.abort()
 
@@ -194,8 +194,7 @@ class _Protocol(asyncio.Protocol):
         self._transport = None
         self._unsent.clear()
         self._link.lost(self._reason)
-        if not self.lost.done():
-            self.lost.set_result(None)
+        self.lost.set()
 
 
 def _peer(transport: asyncio.Transport) -> Peer | None:

@@ -80,7 +80,8 @@ class Klippy:
     """The link and what is known of the other end.
 
     `on_ready(sensors, monitors)` and `on_lost()` are called before clients are told. `emit(notification)` tells all
-    clients; `emit_raw(notification, json)` does with a payload; `on_response(json)` is told of gcode responses.
+    clients; `emit_raw(notification, json)` does with a payload; `on_response(json)` is told of gcode responses. Between
+    `cork` and `uncork` lies what one read of the socket brings.
     """
 
     def __init__(
@@ -95,10 +96,12 @@ class Klippy:
         on_response: Callable[[bytes], None],
         on_ready: Callable[[list[str], list[str]], None],
         on_lost: Callable[[], None],
+        cork: Callable[[], None] = lambda: None,
+        uncork: Callable[[], None] = lambda: None,
     ) -> None:
         self._status, self._table, self._version = status, table, version
         self._emit, self._emit_raw, self._on_response = emit, emit_raw, on_response
-        self._on_ready, self._on_lost = on_ready, on_lost
+        self._on_ready, self._on_lost, self._cork, self._uncork = on_ready, on_lost, cork, uncork
         self._link = Link(path, on_opened=self._opened, on_messages=self._received, on_lost=self._lost)
         self._requests = Requests()
         self._session: asyncio.Task[None] | None = None
@@ -155,11 +158,17 @@ class Klippy:
             self._enter(KlippyState.DISCONNECTED)
 
     def _received(self, messages: list[bytes]) -> None:
-        for text in messages:
-            try:
-                self._take(text)
-            except SpanError as exc:
-                log.warning("Klippy sent a message that is not JSON: %s", exc)
+        self._cork()
+        try:
+            for text in messages:
+                try:
+                    self._take(text)
+                except SpanError as exc:
+                    log.warning("Klippy sent a message that is not JSON: %s", exc)
+                except Exception:  # task edge: what became of one message must not cost the link
+                    log.exception("A message of Klippy could not be dealt with")
+        finally:
+            self._uncork()
 
     def _take(self, text: bytes) -> None:
         message = jsonspan.members(text)

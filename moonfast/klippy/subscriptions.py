@@ -93,7 +93,7 @@ class Subscriptions:
         self._is_asking = False
         if error is None:
             try:
-                answer = jsonspan.members(result)
+                answer = jsonspan.members(bytes(result))
                 self._status.retain(wanted)
                 self._status.apply(answer["status"], answer.get("eventtime", b"0.0"), True)
             except (SpanError, KeyError):

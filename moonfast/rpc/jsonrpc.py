@@ -35,10 +35,18 @@ def encode_request(method: str, params: Any, request_id: int | None = None) -> b
 
 
 class JsonRpc:
-    """Answers JSON-RPC texts from the endpoints of one table."""
+    """Answers JSON-RPC texts from the endpoints of one table.
 
-    def __init__(self, table: EndpointTable, invoker: Invoker) -> None:
-        self._table, self._invoker = table, invoker
+    `refuse_unknown` may give a better error than "not found" for a method that is not in the table.
+    """
+
+    def __init__(
+        self,
+        table: EndpointTable,
+        invoker: Invoker,
+        refuse_unknown: Callable[[str], ApiError | None] = lambda method: None,
+    ) -> None:
+        self._table, self._invoker, self._refuse_unknown = table, invoker, refuse_unknown
 
     def receive(self, text: bytes, call: Call, reply: Reply, answered: Answered | None = None) -> None:
         """Take one text: a request, a notification, a batch of them, or a response. Never raises."""
@@ -104,14 +112,10 @@ class JsonRpc:
         if endpoint is not None:
             ways = " or ".join(way.name for way in endpoint.transports if way.name)
             return METHOD_NOT_FOUND, f"Method '{method}' is not available over {call.transport.name}: use {ways}"
-        refusal = self.refuse_unknown(method)
+        refusal = self._refuse_unknown(method)
         if refusal is not None:
             return refusal.rpc_code, refusal.message
         return METHOD_NOT_FOUND, f"Method '{method}' not found"
-
-    def refuse_unknown(self, method: str) -> ApiError | None:
-        """The error for a method that is not in the table, None for "not found". The server puts its own here."""
-        return None
 
     def _batch(self, messages: list[Any], call: Call, reply: Reply, answered: Answered | None) -> None:
         """Run all members at once; answer when the last one is done, in the order of the members."""

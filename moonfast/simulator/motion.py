@@ -152,7 +152,7 @@ class Toolhead:
         self.enabled["stepper_" + axis] = True
         # a machine that does not know where it is must assume to be somewhere in the lower half
         duration = max(HOMING_MIN_S, abs(at) / HOMING_SPEED)
-        end = self.position[:index] + (0.0,) + self.position[index + 1 :]
+        end = (*self.position[:index], 0.0, *self.position[index + 1 :])
         assert len(end) == 4
         start, self.position = self.position, end
         self._append(Move(self._next_start(), duration, start, end))

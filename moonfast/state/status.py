@@ -59,6 +59,8 @@ class Status:
             return
         subscriber.group = None
         subscriber.outbox.behind = False
+        if group not in self._groups:
+            return  # all subscriptions have ended meanwhile
         members: list[Audience] = group.members
         for index, (framing, outboxes) in enumerate(members):
             if framing is subscriber.framing:

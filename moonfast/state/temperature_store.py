@@ -82,8 +82,8 @@ class TemperatureStore:
     def _sample(self, name: str, sensor: _Sensor, field: str) -> None:
         """Begin a series, full of zeros, when the sensor turns out to have the field."""
         value = self._read(name, field)
-        if value is None or field in sensor.series:
-            return
+        if value is None or value == b"null" or field in sensor.series:
+            return  # null is what Klippy answers for a field that an object does not have
         ring = sensor.series[field] = rings.SeriesRing(self._capacity)
         ring.fill(0.0)
         ring.append(_number(value))

@@ -13,12 +13,8 @@ from moonfast.errors import ApiError
 JSON_TYPE = "application/json; charset=UTF-8"
 
 STATUS_LINES = {item.value: b"HTTP/1.1 %d %b\r\n" % (item.value, item.phrase.encode()) for item in HTTPStatus}
-_JSON_HEAD = (
-    STATUS_LINES[200]
-    + b"Content-Type: "
-    + JSON_TYPE.encode()
-    + b"\r\nX-Content-Type-Options: nosniff\r\nContent-Length: "
-)
+_NO_SNIFF = b"X-Content-Type-Options: nosniff\r\n"
+_JSON_HEAD = b"%bContent-Type: %b\r\n%bContent-Length: " % (STATUS_LINES[200], JSON_TYPE.encode(), _NO_SNIFF)
 CONTINUE = STATUS_LINES[100] + b"\r\n"
 CLOSE_HEADER = b"Connection: close\r\n"
 
@@ -52,7 +48,7 @@ def response(
     """Any response. Statuses that have no content (204, 304) get no length (RFC 9110 section 8.6)."""
     lines = [STATUS_LINES.get(status) or b"HTTP/1.1 %d Unknown\r\n" % status, date_header()]
     if content_type is not None:
-        lines.append(f"Content-Type: {content_type}\r\nX-Content-Type-Options: nosniff\r\n".encode("latin-1"))
+        lines += [f"Content-Type: {content_type}\r\n".encode("latin-1"), _NO_SNIFF]
     lines += [f"{name}: {value}\r\n".encode("latin-1") for name, value in headers]
     if status not in (204, 304):
         lines.append(b"Content-Length: %d\r\n" % len(body))
