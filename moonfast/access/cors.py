@@ -1,9 +1,9 @@
 """Which web pages may use this server (the Fetch standard, "CORS protocol").
 
-A page of a stranger must not drive the printer, although the browser that shows it is in a trusted network. An Origin is
-allowed if it is absent (no browser), matched by `cors_domains`, an address inside `trusted_clients`, or the very host that
-was asked, where that host has a name no stranger can own: an address, localhost, a single label, a name of a local domain,
-or the machine's own name. The last rule is what stops DNS rebinding.
+A page of a stranger must not drive the printer, although the browser that shows it is in a trusted network. An Origin
+is allowed if it is absent (no browser), matched by `cors_domains`, an address inside `trusted_clients`, or the very
+host that was asked, where that host has a name no stranger can own: an address, localhost, a single label, a name of a
+local domain, or the machine's own name. The last rule is what stops DNS rebinding.
 """
 
 from __future__ import annotations
