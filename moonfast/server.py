@@ -85,7 +85,7 @@ class Server:
         self.status = Status(self.hub.pump)
         self._gcode_store = GcodeStore(store.gcode_store_size)
         self._temperatures = TemperatureStore(store.temperature_store_size, self.status.table.field)
-        self.job = Job()
+        self.job = Job(self.status.table)
         self.klippy = Klippy(
             klippy_path or self._settings.klippy_uds_address,
             status=self.status,
@@ -99,8 +99,8 @@ class Server:
             cork=self.hub.pump.cork,
             uncork=self.hub.pump.uncork,
         )
-        self.status.watch(("webhooks",), self.klippy.observe)
-        self.status.watch(("print_stats",), self.job.observe)
+        self.status.watch("webhooks", self.klippy.observe)
+        self.status.watch("print_stats", self.job.observe)
         self.hub.on_drained = self.status.catch_up
         self.hub.on_closed.append(self.klippy.subscriptions.forget)
 
@@ -136,7 +136,7 @@ class Server:
             websocket_count=lambda: self.hub.websocket_count,
             components=lambda: [*BUILT_IN, *self.components.running()],
             failed_components=lambda: self.components.failed,
-            warnings=lambda: [*self._config.all_warnings(self.components.names()), *self._warnings],
+            warnings=lambda: self._warnings,
             directories=list,
             config_view=self._config.view,
         )
@@ -160,6 +160,7 @@ class Server:
 
     async def start(self) -> None:
         """Serve. StartError: a port, a socket or a certificate cannot be used; nothing is left open then."""
+        self._warnings += self._config.all_warnings(self.components.names())
         try:
             await self.components.start()
             await self._unix.start()

@@ -20,6 +20,7 @@ from moonfast.vocab import GET, POST, Transport
 
 MAX_OBJECTS = 1000
 MAX_FIELDS = 10_000
+MAX_NAMES_CHARACTERS = 256 * 1024
 
 
 class PrinterApi:
@@ -165,7 +166,9 @@ def _objects(call: Call, arguments: AllArguments) -> Any:
     for name, fields in arguments.items():
         if name in ("connection_id", "token", "access_token"):
             continue
-        named[name] = [item.strip() for item in fields.split(",")] if isinstance(fields, str) and fields else None
+        if isinstance(fields, str):
+            fields = [item.strip() for item in fields.split(",") if item.strip()] or None
+        named[name] = fields
     return named
 
 
@@ -180,11 +183,16 @@ def _checked(objects: Any) -> Filter:
     """A subscription that is sure to be one: one client's mistake must not spoil the union."""
     if not isinstance(objects, dict):
         raise BadRequest("Invalid value for argument 'objects': must be an object, names to arrays of fields or null")
-    total = 0
+    total = characters = 0
     for name, fields in objects.items():
         if fields is not None and not (isinstance(fields, list) and all(isinstance(item, str) for item in fields)):
             raise BadRequest(f"Invalid value for argument 'objects': '{name}' must be an array of field names, or null")
         total += len(fields or ())
+        characters += len(name) + sum(map(len, fields or ()))
     if len(objects) > MAX_OBJECTS or total > MAX_FIELDS:
         raise BadRequest(f"Argument 'objects' names more than {MAX_OBJECTS} objects or {MAX_FIELDS} fields")
+    if characters > MAX_NAMES_CHARACTERS:
+        raise BadRequest(
+            f"Argument 'objects' is too large: the names in it have more than {MAX_NAMES_CHARACTERS} characters"
+        )
     return objects

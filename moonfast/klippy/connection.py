@@ -54,6 +54,7 @@ class Link:
         self._protocol: _Protocol | None = None
         self._task: asyncio.Task[None] | None = None
         self._last_fault = ""
+        self._opened_at = 0.0  # on the loop's clock
         self.peer: Peer | None = None
 
     def start(self) -> None:
@@ -85,23 +86,36 @@ class Link:
         loop = asyncio.get_running_loop()
         wait_s = RETRY_S
         while True:
-            if not self._is_there():
+            file = self._file()
+            if file is None:
                 await asyncio.sleep(RETRY_S)
                 continue
             try:
                 _, protocol = await loop.create_unix_connection(lambda: _Protocol(self), self._path)
-            except OSError as exc:
-                self._fault(f"Klippy's socket {self._path} cannot be opened: {exc.strerror or exc}")
+            except (OSError, ValueError) as exc:  # ValueError: a path that cannot be one
+                self._fault(f"Klippy's socket {self._path} cannot be opened: {getattr(exc, 'strerror', None) or exc}")
             else:
-                began = loop.time()
                 await protocol.lost.wait()
-                if loop.time() - began >= SETTLED_S:
+                if loop.time() - self._opened_at >= SETTLED_S:
                     wait_s = RETRY_S
-            await asyncio.sleep(wait_s)
+            await self._wait(wait_s, file)
             wait_s = min(2 * wait_s, MAX_RETRY_S)
 
-    def _is_there(self) -> bool:
-        return os.path.exists(self._path)
+    async def _wait(self, wait_s: float, file: tuple[int, int]) -> None:
+        """Wait before the next attempt; a Klippy that starts makes a new socket: that ends the wait."""
+        end = asyncio.get_running_loop().time() + wait_s
+        while (left := end - asyncio.get_running_loop().time()) > 0:
+            await asyncio.sleep(min(left, RETRY_S))
+            if self._file() not in (None, file):
+                return
+
+    def _file(self) -> tuple[int, int] | None:
+        """What tells one socket file from the next under the same name; None: there is none."""
+        try:
+            found = os.stat(self._path)
+        except (OSError, ValueError):
+            return None
+        return found.st_ino, found.st_ctime_ns
 
     def _fault(self, text: str) -> None:
         """Log a fault once, not at each attempt."""
@@ -113,6 +127,7 @@ class Link:
 
     def opened(self, protocol: _Protocol, transport: asyncio.Transport) -> None:
         self._protocol = protocol
+        self._opened_at = asyncio.get_running_loop().time()
         self.peer = _peer(transport)
         self._on_opened()
 
@@ -121,13 +136,11 @@ class Link:
 
     def lost(self, reason: str) -> None:
         self._protocol = None
+        if asyncio.get_running_loop().time() - self._opened_at >= SETTLED_S:
+            self._last_fault = ""  # it had worked: this is worth a line in the log again
         if reason:
             self._fault(f"Klippy's connection was closed: {reason}")
         self._on_lost()
-
-    def settled(self) -> None:
-        """The connection works: the next fault is worth a line in the log again."""
-        self._last_fault = ""
 
 
 class _Protocol(asyncio.Protocol):
@@ -193,6 +206,8 @@ class _Protocol(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._unsent.clear()
+        if self._framer.pending_bytes and not self._is_given_up:
+            self._reason = "it ended in the middle of a message"
         self._link.lost(self._reason)
         self.lost.set()
 

@@ -7,6 +7,7 @@ docs/API_Server.md). The raw `result` goes on to the client as it is: no decode,
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,9 @@ from moonfast.codec import DecodeError, Raw, decode, encode
 from moonfast.errors import ApiError, KlippyDisconnected, KlippyError, Unavailable
 
 MAX_IN_FLIGHT = 10_000
+MAX_URGENT = 1_000
+"""As many urgent ones may come on top."""
+_ANSWER = re.compile(rb'\s*\{\s*"id"\s*:\s*([0-9]{1,18})\s*,')
 
 NOT_CONNECTED = "Klippy Host not connected"
 DISCONNECTED = "Klippy Disconnected"
@@ -44,7 +48,7 @@ class Requests:
         if self.write is None:
             later.fail(KlippyDisconnected(NOT_CONNECTED))
             return later
-        if len(self._in_flight) >= MAX_IN_FLIGHT and not urgent:
+        if len(self._in_flight) >= (MAX_IN_FLIGHT + MAX_URGENT if urgent else MAX_IN_FLIGHT):
             later.fail(Unavailable(f"{MAX_IN_FLIGHT} requests wait for Klippy already: try again later"))
             return later
         self._last_id += 1
@@ -72,12 +76,19 @@ class Requests:
         if later is None:
             return False
         error = message.get("error")
-        if error is not None:
+        if error is not None and error != b"null":
             later.fail(KlippyError(_error_text(error)))
         else:
             result = message.get("result", b"{}")
             later.resolve(OK if result == b"{}" else Raw(result))
         return True
+
+    def answer_broken(self, text: bytes) -> None:
+        """Take a message that is not JSON. If it looks like a reply, who waits for it gets an error instead."""
+        found = _ANSWER.match(text)
+        later = self._in_flight.pop(int(found[1]), None) if found is not None else None
+        if later is not None:
+            later.fail(Unavailable("Klippy's answer is not readable"))
 
     def fail_all(self) -> None:
         """The link is gone: nobody waits for ever."""

@@ -14,6 +14,7 @@ Source: Klipper docs/API_Server.md; specification, "Query Server Info" and "Webs
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -23,8 +24,8 @@ from moonfast.api.later import Later
 from moonfast.api.params import AllArguments, Parameters
 from moonfast.api.subscriber import Filter, StatusKeeper
 from moonfast.api.table import EndpointTable
-from moonfast.codec import decode
-from moonfast.errors import ApiError, KlippyDisconnected, SpanError
+from moonfast.codec import DecodeError, decode
+from moonfast.errors import ApiError, KlippyDisconnected, KlippyError, SpanError
 from moonfast.klippy.connection import Link, Peer
 from moonfast.klippy.methods import RemoteMethods
 from moonfast.klippy.requests import NOT_CONNECTED, Requests
@@ -61,6 +62,8 @@ RESPONSE_METHOD_TEXT = b'"process_gcode_response"'
 
 POLL_S = 0.5
 """Between looks at a state that is not ready. Klippy tells of changes itself; this is for clones that do not."""
+MAX_BROKEN = 100
+"""Unreadable messages of one connection that are passed over."""
 STEP_TIMEOUT_S = 30.0
 """For each step: Klippy answers late while it configures a slow micro-controller."""
 
@@ -105,6 +108,7 @@ class Klippy:
         self._link = Link(path, on_opened=self._opened, on_messages=self._received, on_lost=self._lost)
         self._requests = Requests()
         self._session: asyncio.Task[None] | None = None
+        self._broken_count = 0
         self._seen_state = asyncio.Event()  # webhooks told of a new state
         self.subscriptions = Subscriptions(status, self.request)
         self.methods = RemoteMethods(self._announce_method)
@@ -128,7 +132,11 @@ class Klippy:
         self._link.start()
 
     async def stop(self) -> None:
+        """Close the link; clients are told nothing more."""
+        session = self._session
         await self._link.stop()
+        if session is not None:
+            await asyncio.wait([session])
 
     def request(
         self, method: str, params: dict[str, Any] | None = None, *, timeout_s: float | None = None, urgent: bool = False
@@ -139,6 +147,7 @@ class Klippy:
     # from the link
 
     def _opened(self) -> None:
+        self._broken_count = 0
         self._requests.write = self._link.write
         self._session = asyncio.get_running_loop().create_task(self._run(), name="klippy session")
 
@@ -164,11 +173,23 @@ class Klippy:
                 try:
                     self._take(text)
                 except SpanError as exc:
-                    log.warning("Klippy sent a message that is not JSON: %s", exc)
+                    self._broken(text, exc)
                 except Exception:  # task edge: what became of one message must not cost the link
                     log.exception("A message of Klippy could not be dealt with")
         finally:
             self._uncork()
+
+    def _broken(self, text: bytes, error: SpanError) -> None:
+        """Do without one message; without the link if there are too many."""
+        self._broken_count += 1
+        log.log(
+            logging.WARNING if self._broken_count == 1 else logging.DEBUG,
+            "Klippy sent a message that is not JSON: %s",
+            error,
+        )
+        self._requests.answer_broken(text)
+        if self._broken_count > MAX_BROKEN:
+            self._link.abort("too many of its messages are not JSON")
 
     def _take(self, text: bytes) -> None:
         message = jsonspan.members(text)
@@ -199,7 +220,7 @@ class Klippy:
             await self._list_endpoints()
             for name in self.methods.names():
                 self._announce_method(name)
-            await self._ask("gcode/subscribe_output", {"response_template": {"method": RESPONSE_METHOD}})
+            await self._listen_to_gcode()
             await self.subscriptions.want({"webhooks": None})
             await self._wait_ready()
         except KlippyDisconnected:
@@ -237,6 +258,12 @@ class Klippy:
             doc=handle.__doc__ or "",
         )
 
+    async def _listen_to_gcode(self) -> None:
+        try:
+            await self._ask("gcode/subscribe_output", {"response_template": {"method": RESPONSE_METHOD}})
+        except KlippyError as exc:  # a clone can do without
+            log.warning("Klippy does not tell its gcode responses: %s", exc.message)
+
     def _announce_method(self, name: str) -> None:
         if self._requests.write is not None:
             template = {"response_template": {"method": name}, "remote_method": name}
@@ -265,12 +292,13 @@ class Klippy:
                     self.info = _object(await self._ask("info"))
                     self._seen_state.set()
 
-    def observe(self, objects: dict[str, dict[str, Any]]) -> None:
+    def observe(self) -> None:
         """Take note of `webhooks`: Klippy tells its state."""
-        webhooks = objects["webhooks"]
         for key in ("state", "state_message"):
-            if key in webhooks:
-                self.info[key] = webhooks[key]
+            value = self._status.field("webhooks", key)
+            if value is not None:
+                with contextlib.suppress(DecodeError):  # an escaped lone surrogate: valid JSON, but no text
+                    self.info[key] = decode(value)
         self._seen_state.set()
 
     def _told_state(self) -> KlippyState:
@@ -282,6 +310,7 @@ class Klippy:
     async def _prepare(self) -> bool:
         """The last step before ready. False: Klippy was ready, but is not any more."""
         try:
+            await self._list_endpoints()  # some parts of Klippy add theirs when they are connected
             objects = _object(await self._ask("objects/list")).get("objects")
             names = [name for name in objects if isinstance(name, str)] if isinstance(objects, list) else []
             self.missing_requirements = [name for name in REQUIREMENTS if name not in names]

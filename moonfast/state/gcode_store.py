@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from moonfast.api.call import Call
 from moonfast.api.endpoint import endpoint
-from moonfast.codec import Raw, decode, encode
+from moonfast.codec import DecodeError, Raw, decode, encode
 from moonfast.speedups import rings
 from moonfast.vocab import GET
 
@@ -32,7 +32,7 @@ class GcodeStore:
     def add_response(self, text: bytes) -> None:
         """Take note of a response of Klippy; `text` is a JSON string."""
         if len(text) > MAX_MESSAGE_BYTES:
-            text = encode(_cut(decode(text)))
+            text = _cut_json(text)
         self._append(text, b"response")
 
     def _append(self, text: bytes, kind: bytes) -> None:
@@ -44,6 +44,13 @@ class GcodeStore:
         if count is not None and count < 0:
             count = 0
         return Raw(b'{"gcode_store":%b}' % self._ring.json(count))
+
+
+def _cut_json(text: bytes) -> bytes:
+    try:
+        return encode(_cut(decode(text)))
+    except DecodeError:  # an escaped lone surrogate: valid JSON, but no text
+        return b'"(a long response that is not readable)"'
 
 
 def _cut(text: str) -> str:

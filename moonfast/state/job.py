@@ -8,7 +8,7 @@ The job as the server sees it is the pair (state, file name); an event is what m
     printing        standby    (1)        paused     complete   cancelled  error
     paused          standby    resumed    -          complete   cancelled  error
 
-idle is standby, complete, cancelled or error. (1) A job that is printing and whose file name changes, or whose print
+idle is standby, complete, cancelled or error. (1) A job that is printing and whose file name changes, or whose
 duration goes back, is another job: the end of the first one was missed. Klipper starts no job over a running one, so it
 was complete or cancelled; complete is told if it had reached its last layer. A job that is over at the first look is
 not told at all.
@@ -19,8 +19,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from operator import ge
 from typing import Any
 
+from moonfast.codec import DecodeError, decode
+from moonfast.speedups import status
 from moonfast.vocab import JobState
 
 log = logging.getLogger(__name__)
@@ -31,6 +34,12 @@ COMPLETE, ERROR, CANCELLED, STANDBY = "complete", "error", "cancelled", "standby
 Stats = dict[str, Any]
 Listener = Callable[[str, Stats, Stats], None]
 """Gets the event, `print_stats` before and after it."""
+
+_Seen = tuple[bytes | None, bytes | None]  # state and file name, raw
+
+DURATIONS = ("print_duration", "total_duration")
+"""Fields that only grow while a job goes on. The first one stands still until the first filament has moved."""
+NO_DURATIONS = (0.0, 0.0)
 
 _ACTIVE = (JobState.PRINTING, JobState.PAUSED)
 _WHILE_ACTIVE: dict[tuple[JobState, JobState], str] = {
@@ -46,12 +55,15 @@ _ENDS = {
 
 
 class Job:
-    """The current job. `listeners` are told of every event, in order."""
+    """The current job, as the table's `print_stats` tells it. `listeners` are told of every event, in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, table: status.StatusTable) -> None:
         self.listeners: list[Listener] = []
-        self.stats: Stats = {}
+        self._table = table
         self._state = JobState.STANDBY
+        self._seen: _Seen = (None, None)
+        self._durations: tuple[float, ...] = NO_DURATIONS
+        self._raw = b"{}"
 
     @property
     def is_active(self) -> bool:
@@ -62,16 +74,29 @@ class Job:
     def state(self) -> JobState:
         return self._state
 
-    def observe(self, objects: dict[str, Stats]) -> None:
-        """Take a new `print_stats`, whole."""
-        stats = objects["print_stats"]
+    @property
+    def stats(self) -> Stats:
+        """`print_stats` at the last look."""
+        return _decoded(self._raw)
+
+    def observe(self) -> None:
+        """Look at `print_stats`. While a job just goes on, nothing is decoded."""
+        table = self._table
+        seen = (table.field("print_stats", "state"), table.field("print_stats", "filename"))
+        durations = tuple(_number(table.field("print_stats", name)) for name in DURATIONS)
+        before, self._raw = self._raw, table.object("print_stats") or b"{}"
+        is_unchanged = seen == self._seen and all(map(ge, durations, self._durations))
+        self._seen, self._durations = seen, durations
+        if not is_unchanged:
+            self._compare(_decoded(before), _decoded(self._raw))
+
+    def _compare(self, old: Stats, stats: Stats) -> None:
         try:
             state = JobState(str(stats.get("state")))
         except ValueError:  # a state of a clone that Klipper does not have
             log.debug("print_stats.state is %r: ignored", stats.get("state"))
             return
-        before, old = self._state, self.stats
-        self._state, self.stats = state, stats
+        before, self._state = self._state, state
         if before not in _ACTIVE:
             if state in _ACTIVE:
                 self._tell(STARTED, old, stats)
@@ -93,7 +118,7 @@ class Job:
 
     def clear(self) -> None:
         """Klippy went away. What becomes of a running job is for listeners of the link to say."""
-        self._state, self.stats = JobState.STANDBY, {}
+        self._state, self._seen, self._durations, self._raw = JobState.STANDBY, (None, None), NO_DURATIONS, b"{}"
 
     def _tell(self, event: str, before: Stats, after: Stats) -> None:
         for listener in self.listeners:
@@ -103,14 +128,36 @@ class Job:
                 log.exception("A job listener failed at '%s'", event)
 
 
+def _decoded(raw: bytes) -> Stats:
+    try:
+        value = decode(raw)
+    except DecodeError:  # an escaped lone surrogate: valid JSON, but no text
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _number(raw: bytes | None) -> float:
+    """A raw JSON number, 0 for anything else."""
+    try:
+        return float(raw or b"0")
+    except ValueError:
+        return 0.0
+
+
 def _is_another(before: Stats, after: Stats) -> bool:
     """Whether two observations of an active job are of different jobs."""
-    old, new = before.get("print_duration") or 0.0, after.get("print_duration") or 0.0
-    return before.get("filename") != after.get("filename") or new < old
+    if before.get("filename") != after.get("filename"):
+        return True
+    return any(_seconds(after, name) < _seconds(before, name) for name in DURATIONS)
+
+
+def _seconds(stats: Stats, name: str) -> float:
+    value = stats.get(name)
+    return value if isinstance(value, int | float) else 0.0
 
 
 def _missed_end(stats: Stats) -> str:
     """How a job ended whose end was not seen."""
-    info = stats.get("info") or {}
-    layer, total = info.get("current_layer"), info.get("total_layer")
+    info = stats.get("info")
+    layer, total = (info.get("current_layer"), info.get("total_layer")) if isinstance(info, dict) else (None, None)
     return COMPLETE if layer is not None and layer == total else CANCELLED

@@ -7,17 +7,16 @@ connection, and the same bytes go to all. Source: specification, "Subscribe to p
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
 
 from moonfast.api.subscriber import Filter, Subscriber
-from moonfast.codec import Raw, decode
+from moonfast.codec import Raw
 from moonfast.speedups import fanout, status
 
 log = logging.getLogger(__name__)
 
-Listener = Callable[[dict[str, dict[str, Any]]], None]
-"""Gets the watched objects that changed, each with all its fields."""
+Listener = Callable[[], None]
+"""Called when a watched object has changed; it reads from the table what it wants to know, raw."""
 
 Audience = tuple[Callable[[bytes], bytes], list[fanout.Outbox]]
 """How to frame, and for whom. `FilterGroup.members` is a list of these, one for each kind of connection."""
@@ -30,12 +29,13 @@ class Status:
         self.table = status.StatusTable()
         self._pump = pump
         self._groups: dict[status.FilterGroup, Filter] = {}  # those with members
-        self._listeners: list[tuple[frozenset[str], Listener]] = []
+        self._subscribers: set[Subscriber] = set()
+        self._listeners: list[tuple[str, Listener]] = []
 
-    def watch(self, names: Iterable[str], listener: Listener) -> None:
-        """Call `listener` when one of these objects changes. They have to be among those the server subscribes to."""
-        self._listeners.append((frozenset(names), listener))
-        self.table.watch(name for watched, _ in self._listeners for name in watched)
+    def watch(self, name: str, listener: Listener) -> None:
+        """Call `listener` when this object changes. It has to be among those the server subscribes to."""
+        self._listeners.append((name, listener))
+        self.table.watch(watched for watched, _ in self._listeners)
 
     def subscribe(self, subscriber: Subscriber, objects: Filter) -> None:
         """From now on send changes of these fields, and of no others."""
@@ -49,6 +49,7 @@ class Status:
         else:
             group.members.append((subscriber.framing, [subscriber.outbox]))
         subscriber.group = group
+        self._subscribers.add(subscriber)
         subscriber.outbox.status_seq = self.table.seq
         subscriber.outbox.behind = False
 
@@ -59,8 +60,7 @@ class Status:
             return
         subscriber.group = None
         subscriber.outbox.behind = False
-        if group not in self._groups:
-            return  # all subscriptions have ended meanwhile
+        self._subscribers.discard(subscriber)
         members: list[Audience] = group.members
         for index, (framing, outboxes) in enumerate(members):
             if framing is subscriber.framing:
@@ -76,6 +76,10 @@ class Status:
         assert subscriber.group is not None
         return Raw(subscriber.group.snapshot())
 
+    def values(self, objects: Filter) -> Raw:
+        """The same for somebody who does not subscribe."""
+        return Raw(self.table.group(objects).snapshot())
+
     def filters(self) -> list[Filter]:
         """What is subscribed to now."""
         return list(self._groups.values())
@@ -84,6 +88,10 @@ class Status:
         """Forget what nobody wants any more."""
         self.table.retain(objects)
 
+    def field(self, name: str, field: str) -> bytes | None:
+        """One raw value, None if it is unknown."""
+        return self.table.field(name, field)
+
     def apply(self, status: bytes, eventtime: bytes, only_changes: bool = False) -> None:
         """Merge an update and publish it. SpanError: it is not valid JSON; nothing has changed."""
         table, pump = self.table, self._pump
@@ -91,7 +99,7 @@ class Status:
         changed = table.apply(status, eventtime, only_changes)
         if table.seq == before:
             return
-        for group in self._groups:
+        for group in list(self._groups):  # a client that reads too slowly may be closed, and forgotten, on the way
             text = group.changed()
             if text is not None:
                 for framing, outboxes in group.members:
@@ -100,12 +108,10 @@ class Status:
             self._tell(changed)
 
     def _tell(self, changed: list[str]) -> None:
-        decoded = {name: decode(self.table.object(name) or b"{}") for name in changed}
-        for names, listener in self._listeners:
-            concerned = {name: value for name, value in decoded.items() if name in names}
-            if concerned:
+        for name, listener in self._listeners:
+            if name in changed:
                 try:
-                    listener(concerned)
+                    listener()
                 except Exception:  # task edge: one listener's bug must not cost the others their update
                     log.exception("A status listener failed")
 
@@ -122,7 +128,6 @@ class Status:
 
     def clear(self) -> None:
         """Klippy went away: all subscriptions end, all values are forgotten."""
-        for group in self._groups:
-            group.members.clear()
-        self._groups.clear()
+        for subscriber in list(self._subscribers):
+            self.unsubscribe(subscriber)
         self.table.clear()

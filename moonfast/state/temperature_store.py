@@ -84,6 +84,7 @@ class TemperatureStore:
         value = self._read(name, field)
         if value is None or value == b"null" or field in sensor.series:
             return  # null is what Klippy answers for a field that an object does not have
+        sensor.json = None
         ring = sensor.series[field] = rings.SeriesRing(self._capacity)
         ring.fill(0.0)
         ring.append(_number(value))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any
 
@@ -21,12 +20,23 @@ CLOSE_HEADER = b"Connection: close\r\n"
 _date: tuple[int, bytes] = (0, b"")
 
 
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+def http_date(moment: float) -> str:
+    """Seconds since 1970 as an IMF-fixdate (RFC 9110 section 5.6.7), whatever the locale."""
+    at = time.gmtime(moment)
+    clock = f"{at.tm_hour:02}:{at.tm_min:02}:{at.tm_sec:02}"
+    return f"{_DAYS[at.tm_wday]}, {at.tm_mday:02} {_MONTHS[at.tm_mon - 1]} {at.tm_year} {clock} GMT"
+
+
 def date_header() -> bytes:
     """The Date header, made once a second."""
     global _date
     now = int(time.time())
     if _date[0] != now:
-        _date = (now, b"Date: " + formatdate(now, usegmt=True).encode() + b"\r\n")
+        _date = (now, b"Date: " + http_date(now).encode() + b"\r\n")
     return _date[1]
 
 
