@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import resource
@@ -364,10 +365,13 @@ async def _run(options: Options, folder: DataFolder, log_: logs.Log) -> int:
             )
             await server.start()
             keep_backup(config)
+            gc.collect()
+            gc.freeze()  # what is here now stays: later collections need not look at it
             print(f"moonfast: open {_shown(server.addresses)}", file=sys.stderr)
             await wake.wait()
             log.info("Stopping" if is_stopping else "Restarting")
             await server.stop()
+            gc.unfreeze()
     finally:
         if simulator is not None:
             await simulator.stop()

@@ -190,6 +190,10 @@ class FilterGroup:
 
 
 def canonical(objects: Filter) -> bytes:
-    """One text for all filters that mean the same."""
-    plain = {name: None if fields is None else sorted(set(fields)) for name, fields in objects.items()}
-    return json.dumps(plain, sort_keys=True).encode()
+    """One text for all filters that mean the same: each name with its length in front, so that none runs into another."""
+    pieces = []
+    for name in sorted(objects):
+        fields = objects[name]
+        names = ["*"] if fields is None else [f"{len(field)}:{field}" for field in sorted(set(fields))]
+        pieces.append(f"{len(name)}:{name}({''.join(names)})")
+    return "".join(pieces).encode("utf-8", "surrogatepass")

@@ -289,8 +289,12 @@ cdef class FilterGroup:
 
 
 def canonical(dict objects not None):
-    plain = {name: None if fields is None else sorted(set(fields)) for name, fields in objects.items()}
-    return json.dumps(plain, sort_keys=True).encode()
+    cdef list pieces = []
+    for name in sorted(objects):
+        fields = objects[name]
+        names = ["*"] if fields is None else [f"{len(field)}:{field}" for field in sorted(set(fields))]
+        pieces.append(f"{len(name)}:{name}({''.join(names)})")
+    return "".join(pieces).encode("utf-8", "surrogatepass")
 
 
 cdef int check_number(bytes text) except -1:

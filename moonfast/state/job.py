@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from operator import ge
 from typing import Any
 
 from moonfast.codec import DecodeError, decode
@@ -40,6 +39,8 @@ _Seen = tuple[bytes | None, bytes | None]  # state and file name, raw
 DURATIONS = ("print_duration", "total_duration")
 """Fields that only grow while a job goes on. The first one stands still until the first filament has moved."""
 NO_DURATIONS = (0.0, 0.0)
+TOLERANCE_S = 0.05
+"""Klipper computes the first one from differences: in a pause it goes back by rounding errors."""
 
 _ACTIVE = (JobState.PRINTING, JobState.PAUSED)
 _WHILE_ACTIVE: dict[tuple[JobState, JobState], str] = {
@@ -85,7 +86,7 @@ class Job:
         seen = (table.field("print_stats", "state"), table.field("print_stats", "filename"))
         durations = tuple(_number(table.field("print_stats", name)) for name in DURATIONS)
         before, self._raw = self._raw, table.object("print_stats") or b"{}"
-        is_unchanged = seen == self._seen and all(map(ge, durations, self._durations))
+        is_unchanged = seen == self._seen and not any(map(_went_back, self._durations, durations))
         self._seen, self._durations = seen, durations
         if not is_unchanged:
             self._compare(_decoded(before), _decoded(self._raw))
@@ -148,7 +149,11 @@ def _is_another(before: Stats, after: Stats) -> bool:
     """Whether two observations of an active job are of different jobs."""
     if before.get("filename") != after.get("filename"):
         return True
-    return any(_seconds(after, name) < _seconds(before, name) for name in DURATIONS)
+    return any(_went_back(_seconds(before, name), _seconds(after, name)) for name in DURATIONS)
+
+
+def _went_back(before: float, after: float) -> bool:
+    return after < before - TOLERANCE_S
 
 
 def _seconds(stats: Stats, name: str) -> float:
