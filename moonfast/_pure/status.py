@@ -190,7 +190,7 @@ class FilterGroup:
 
 
 def canonical(objects: Filter) -> bytes:
-    """One text for all filters that mean the same: each name with its length in front, so that none runs into another."""
+    """One text for all filters that mean the same; with their lengths in front no names run into one another."""
     pieces = []
     for name in sorted(objects):
         fields = objects[name]

@@ -1,100 +1,137 @@
-"""Which web pages may use this server (the Fetch standard, "CORS protocol").
+"""Which web pages may use the API: the page of a stranger, opened on a trusted machine, must not drive the printer.
 
-A page of a stranger must not drive the printer, although the browser that shows it is in a trusted network. An Origin
-is allowed if it is absent (no browser), matched by `cors_domains`, an address inside `trusted_clients`, or the very
-host that was asked, where that host has a name no stranger can own: an address, localhost, a single label, a name of a
-local domain, or the machine's own name. The last rule is what stops DNS rebinding.
+A browser names the page that makes a request in the Origin header (RFC 6454 section 7). Requests without it do not come
+from another site's page, or only read what that page then cannot see.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from urllib.parse import urlsplit
+from typing import NamedTuple
 
-from moonfast.access.trusted import TrustedClients, parse
+from moonfast.access.trusted import Address, TrustedClients, read_address
 
-LOCAL_DOMAINS = (".local", ".lan", ".home", ".internal", ".home.arpa")
-DEFAULT_PORTS = {"http": 80, "https": 443}
-MAX_REMEMBERED = 1000
+LOCAL_SUFFIXES = (".local", ".lan", ".home", ".internal", ".home.arpa")
+"""Names under these are given out in the own network, so that a stranger's page cannot be served under one of them."""
+MAX_REMEMBERED = 256
+"""Pairs of Origin and Host whose answer is kept; then all are forgotten and decided again."""
+MAX_ORIGIN_CHARACTERS = 300
+
+_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[^\s/:@?#\[\]\\]+)(?::([0-9]{1,5}))?", re.IGNORECASE)
+_RULE = re.compile(
+    r"(?:([a-z*][a-z0-9+.*-]*)://)?(\[[0-9a-f:.]+\]|[^\s/:@?#\[\]\\]+)(?::([0-9*]{1,5}))?/?", re.IGNORECASE
+)
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
+
+
+class Origin(NamedTuple):
+    """A web page's site; `port` is empty where it is the scheme's own. All in lower case."""
+
+    scheme: str
+    host: str
+    port: str
+
+
+def read_origin(text: str) -> Origin | None:
+    """Read an Origin header; None for `null` and for what is not an origin."""
+    found = _ORIGIN.fullmatch(text) if len(text) <= MAX_ORIGIN_CHARACTERS else None
+    if found is None:
+        return None
+    scheme, host, port = found[1].lower(), _plain_host(found[2]), found[3] or ""
+    return Origin(scheme, host, "" if port == _DEFAULT_PORTS.get(scheme) else port)
+
+
+def _plain_host(text: str) -> str:
+    return text.lower().strip("[]").rstrip(".")
+
+
+def host_name(host: str) -> str:
+    """The name or address in a Host header, without its port, in lower case."""
+    if host.startswith("["):
+        return _plain_host(host.partition("]")[0])
+    return _plain_host(host.partition(":")[0])
 
 
 class OriginRule:
-    """Decides on the Origin header."""
+    """Decides about origins.
 
-    def __init__(self, cors_domains: Iterable[str], trusted: TrustedClients, own_names: Iterable[str] = ()) -> None:
-        self._trusted = trusted
-        self._own_names = {name.lower() for name in own_names if name}
-        self._patterns: list[re.Pattern[str]] = []
+    `domains` is the option `cors_domains`: `[scheme://]host[:port]`, with `*` for any characters in each part; without
+    a port it is the scheme's own. `*` alone lets in every page. Rules that are unsafe or cannot be used are in
+    `warnings`, each as a sentence for the user.
+    Pages at an address that `trusted_clients` names are let in, too. `own_names` are names of this machine.
+    """
+
+    def __init__(self, domains: Iterable[str], trusted: TrustedClients, own_names: Iterable[str] = ()) -> None:
         self.warnings: list[str] = []
-        self._known: dict[tuple[str, str], bool] = {}
-        for domain in cors_domains:
-            pattern = domain_pattern(domain)
-            if pattern is None:
-                self.warnings.append(
-                    f"[authorization] cors_domains: '{domain}' would allow any site and is ignored. "
-                    "Write the top-level domain out: *.example.com"
-                )
-            else:
-                self._patterns.append(pattern)
+        self._patterns: list[re.Pattern[str]] = []
+        self._trusted = trusted
+        self._own_names = {name.lower().rstrip(".") for name in own_names if name}
+        self._allows_null = False  # the origin of local files; only where all are let in
+        self._remembered: dict[tuple[str, str], bool] = {}
+        for domain in domains:
+            self._add(domain.strip())
+
+    def _add(self, domain: str) -> None:
+        found = _RULE.fullmatch(domain)
+        if found is None:
+            self.warnings.append(
+                f"[authorization] cors_domains: '{domain}' is not a domain: write http://name or http://name:port"
+            )
+            return
+        scheme, host, port = found[1] or "*", _plain_host(found[2]), found[3] or ""
+        if host == "*":
+            self.warnings.append(
+                f"[authorization] cors_domains: '{domain}' lets every web page that you visit drive the printer"
+            )
+            self._allows_null = self._allows_null or domain == "*"
+            port = port or "*"
+        elif "*" in host.rpartition(".")[2]:
+            self.warnings.append(
+                f"[authorization] cors_domains: '{domain}' is not used: '*' is not possible in the top-level domain"
+            )
+            return
+        if port == _DEFAULT_PORTS.get(scheme.lower()):
+            port = ""
+        pattern = "://".join((_wild(scheme, "[a-z0-9+.-]*"), _wild(host, "[^:/]*")))
+        self._patterns.append(re.compile(f"{pattern}:{_wild(port, '[0-9]*')}", re.IGNORECASE))
 
     def allows(self, origin: str | None, host: str) -> bool:
-        """Whether a page from `origin` may use this server, which it addressed as `host` (the Host header)."""
+        """Whether the page may do more than look: `origin` and `host` as in the headers of its request."""
         if origin is None:
             return True
-        key = (origin, host)
-        known = self._known.get(key)
-        if known is None:
-            if len(self._known) >= MAX_REMEMBERED:
-                self._known.clear()
-            known = self._known[key] = self._decide(origin.strip().lower(), host.strip().lower())
-        return known
+        try:
+            return self._remembered[origin, host]
+        except KeyError:
+            pass
+        allowed = self._decide(origin, host)
+        if len(self._remembered) >= MAX_REMEMBERED:
+            self._remembered.clear()
+        if len(origin) + len(host) <= 2 * MAX_ORIGIN_CHARACTERS:
+            self._remembered[origin, host] = allowed
+        return allowed
 
-    def _decide(self, origin: str, host: str) -> bool:
-        if any(pattern.fullmatch(origin) for pattern in self._patterns):
+    def _decide(self, text: str, host: str) -> bool:
+        origin = read_origin(text)
+        if origin is None:
+            return self._allows_null and text == "null"
+        written = f"{origin.scheme}://{origin.host}:{origin.port}"
+        if any(pattern.fullmatch(written) for pattern in self._patterns):
             return True
-        where = _split(origin)
-        if where is None:
+        if origin.scheme not in _DEFAULT_PORTS:
             return False
-        scheme, name, port = where
-        if self._trusted.is_named(parse(name)):
+        address = read_address(f"[{origin.host}]" if ":" in origin.host else origin.host)
+        if address is not None and self._trusted.is_named(address):
             return True
-        asked = _split(f"{scheme}://{host}")
-        return asked is not None and asked[1:] == (name, port) and self._is_own(name)
+        # The port does not matter: front ends are often served by another program of the same machine.
+        return origin.host == host_name(host) and self._is_at_home(origin.host, address)
 
-    def _is_own(self, name: str) -> bool:
-        return (
-            parse(name) is not None
-            or "." not in name
-            or name.endswith((".localhost", *LOCAL_DOMAINS))
-            or name in self._own_names
-        )
+    def _is_at_home(self, name: str, address: Address | None) -> bool:
+        """Whether a Host says something: a public name may have been made to lead here by its owner (DNS rebinding)."""
+        if address is not None or name == "localhost" or "." not in name:
+            return True
+        return name.endswith(LOCAL_SUFFIXES) or name in self._own_names
 
 
-def domain_pattern(domain: str) -> re.Pattern[str] | None:
-    """Compile an entry of `cors_domains`; `*` stands for any text. None: it leaves the top-level domain open.
-
-    Without a scheme both http and https are meant.
-    """
-    scheme, separator, rest = domain.strip().lower().rstrip("/").rpartition("://")
-    name = rest.partition(":")[0] if not rest.startswith("[") else rest
-    if not name or "*" in name.rpartition(".")[2]:
-        return None
-    before = _wild(scheme, "[a-z][a-z0-9+.-]*") if separator else "https?"
-    return re.compile(before + "://" + _wild(rest, "[^/@]*"))
-
-
-def _wild(text: str, meaning: str) -> str:
-    return meaning.join(re.escape(part) for part in text.split("*"))
-
-
-def _split(origin: str) -> tuple[str, str, int | None] | None:
-    """Scheme, host and port of an origin; None: it is none, such as "null" of a local file."""
-    try:
-        parts = urlsplit(origin)
-        port = parts.port
-    except ValueError:
-        return None
-    if not parts.hostname or parts.username is not None or parts.path or parts.query or parts.fragment:
-        return None
-    return parts.scheme, parts.hostname.rstrip("."), port or DEFAULT_PORTS.get(parts.scheme)
+def _wild(text: str, any_characters: str) -> str:
+    return any_characters.join(re.escape(part) for part in text.split("*"))

@@ -1,27 +1,57 @@
-"""Which addresses are served, and which address a request really comes from.
+"""Which addresses are served without a login, and whose address it is behind a proxy.
 
-Until there are users and logins, only this machine and private networks are served.
+Only addresses count here, never what a request says about itself: a forwarding header is believed only if it comes from
+an address that is trusted already.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import logging
 from collections.abc import Iterable
 
-log = logging.getLogger(__name__)
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-MAX_REMEMBERED = 1000
-"""Addresses whose standing is kept, so that it is not worked out for each request."""
+LOCAL_NETWORKS: tuple[Network, ...] = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        "127.0.0.0/8",  # loopback, RFC 1122 section 3.2.1.3
+        "10.0.0.0/8",  # private, RFC 1918
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "169.254.0.0/16",  # link-local, RFC 3927
+        "::1/128",  # loopback, RFC 4291 section 2.5.3
+        "fc00::/7",  # unique local, RFC 4193
+        "fe80::/10",  # link-local, RFC 4291 section 2.5.6
+    )
+)
+MAX_HOPS = 20
+"""Proxies looked at behind one another; a longer X-Forwarded-For is nobody's."""
+MAX_REMEMBERED = 1024
+"""Addresses whose answer is kept; then all are forgotten and looked up again."""
+
+_ADDRESS_REFUSED = (
+    "{} is not a trusted address: add it, or its network, to trusted_clients in the section [authorization]"
+)
+_FORWARDED_REFUSED = "a proxy sent a forwarding header that names no IP address: correct its X-Forwarded-For"
 
 
-def parse(text: str) -> Address | None:
-    """Read an address; IPv4 in an IPv6 address counts as IPv4. None: it is none."""
+def read_address(text: str) -> Address | None:
+    """Read an IP address as sockets, URLs and forwarding headers write it; None if it is none.
+
+    A port, brackets and the zone of a link-local address are dropped; IPv4 inside IPv6 becomes IPv4.
+    """
+    text = text.strip()
+    if text.startswith("["):
+        text, closed, rest = text[1:].partition("]")
+        if not closed or (rest and not (rest[0] == ":" and rest[1:].isdecimal())):
+            return None
+    elif text.count(":") == 1:
+        text, _, port = text.partition(":")
+        if not port.isdecimal():
+            return None
     try:
-        address = ipaddress.ip_address(text.strip().strip("[]").partition("%")[0])
+        address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
         return None
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
@@ -30,55 +60,70 @@ def parse(text: str) -> Address | None:
 
 
 class TrustedClients:
-    """`[authorization] trusted_clients`: addresses and networks. Domain names in it are not resolved yet."""
+    """Says whether an address is served: one that `trusted_clients` names, or one of the own network.
+
+    An entry is an address or a network, which may be written with any address in it: 192.168.1.5/24. Entries that
+    cannot be used are in `warnings`, each as a sentence for the user.
+    """
 
     def __init__(self, trusted_clients: Iterable[str] = ()) -> None:
-        self._networks: list[Network] = []
         self.warnings: list[str] = []
-        for text in trusted_clients:
+        self._named: list[Network] = []
+        for entry in trusted_clients:
             try:
-                self._networks.append(ipaddress.ip_network(text, strict=False))
+                self._named.append(ipaddress.ip_network(entry.strip(), strict=False))
             except ValueError:
                 self.warnings.append(
-                    f"[authorization] trusted_clients: '{text}' is neither an address nor a network; names are not "
+                    f"[authorization] trusted_clients: '{entry}' is neither an address nor a network; names are not "
                     "supported by this version yet. Write its address."
                 )
-        self._refusals: dict[str, str | None] = {}
+        self._remembered: dict[str, str | None] = {}
 
-    def is_named(self, address: Address | None) -> bool:
+    def is_named(self, address: Address) -> bool:
         """Whether the configuration names this address, or its network."""
-        return address is not None and any(address in network for network in self._networks)
+        return any(address in network for network in self._named)
 
-    def refusal(self, text: str) -> str | None:
-        """Why an address is not served; None if it is."""
-        if text not in self._refusals:
-            if len(self._refusals) >= MAX_REMEMBERED:
-                self._refusals.clear()
-            address = parse(text)
-            is_near = address is not None and (address.is_loopback or address.is_private or address.is_link_local)
-            self._refusals[text] = (
-                None
-                if is_near or self.is_named(address)
-                else "this address is not served: only this machine, private networks and trusted_clients are"
-            )
-        return self._refusals[text]
+    def is_served(self, address: Address) -> bool:
+        return any(address in network for network in LOCAL_NETWORKS) or self.is_named(address)
 
-    def client_of(self, peer: str, forwarded: str | None, real_ip: str | None) -> str:
-        """The client's address behind proxies: the right-most one that the configuration does not name.
+    def serves(self, text: str) -> bool:
+        """The same of an address as text; a text that is no address is not served."""
+        return self.refusal(text) is None
 
-        `forwarded` is X-Forwarded-For, `real_ip` X-Real-IP; they count only if the peer itself is named.
+    def refusal(self, address: str) -> str | None:
+        """Why a client of this address may use only what is open to anyone; None: it may use all."""
+        try:
+            return self._remembered[address]
+        except KeyError:
+            pass
+        read = read_address(address)
+        if read is None:
+            reason: str | None = _FORWARDED_REFUSED
+        else:
+            reason = None if self.is_served(read) else _ADDRESS_REFUSED.format(read)
+        if len(self._remembered) >= MAX_REMEMBERED:
+            self._remembered.clear()
+        self._remembered[address] = reason
+        return reason
+
+    def client_address(self, peer: str, forwarded_for: str | None, real_ip: str | None) -> str:
+        """Find the client behind proxies: the right-most hop that is not served by itself, the left-most if all are.
+
+        The headers count only if `peer`, the other end of the TCP connection, is served itself: a proxy on this
+        machine needs no entry, or all the world behind it would count as this machine. The result is an address in its
+        usual form, or, where a proxy says something that is none, what it said: nobody serves that.
         """
-        if not self.is_named(parse(peer)):
+        if (forwarded_for is None and real_ip is None) or not self.serves(peer):
             return peer
-        if forwarded is not None:
-            hops = [hop.strip() for hop in forwarded.split(",")]
-            for hop in reversed(hops):
-                address = parse(hop)
-                if address is None:
-                    return peer  # a header that cannot be trusted at all
-                if not self.is_named(address):
-                    return str(address)
-            return str(parse(hops[0]) or peer)
-        if real_ip is not None and (address := parse(real_ip)) is not None:
-            return str(address)
-        return peer
+        hops = [real_ip or ""] if forwarded_for is None else forwarded_for.split(",")
+        if len(hops) > MAX_HOPS:
+            return "a chain of too many proxies"
+        client = peer
+        for hop in reversed(hops):
+            address = read_address(hop)
+            if address is None:
+                return hop.strip() or "an empty forwarding header"
+            client = str(address)
+            if not self.is_served(address):
+                break
+        return client

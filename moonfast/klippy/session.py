@@ -316,7 +316,7 @@ class Klippy:
             self.missing_requirements = [name for name in REQUIREMENTS if name not in names]
             sensors, monitors = await self._sensors(names)
             own: Filter = {name: fields for name, fields in OWN_OBJECTS.items() if name in names}
-            await self.subscriptions.want(own | {name: list(SENSOR_FIELDS) for name in (*sensors, *monitors)})
+            await self.subscriptions.want(own | await self._sensor_fields([*sensors, *monitors]))
         except KlippyDisconnected:
             raise
         except ApiError as exc:
@@ -334,8 +334,15 @@ class Klippy:
         if "heaters" not in names:
             return [], []
         answer = _object(await self._ask("objects/query", {"objects": {"heaters": None}}))
-        heaters = (answer.get("status") or {}).get("heaters") or {}
+        heaters = _child(_child(answer, "status"), "heaters")
         return _texts(heaters.get("available_sensors"), names), _texts(heaters.get("available_monitors"), names)
+
+    async def _sensor_fields(self, names: list[str]) -> Filter:
+        """Of each sensor what it has: asked for others, Klippy would invent them, as null, for every client."""
+        if not names:
+            return {}
+        status = _child(_object(await self._ask("objects/query", {"objects": dict.fromkeys(names)})), "status")
+        return {name: [field for field in SENSOR_FIELDS if field in _child(status, name)] for name in names}
 
     def _enter(self, state: KlippyState) -> None:
         self.state = state
@@ -358,6 +365,12 @@ class Klippy:
 
 def _object(raw: bytes) -> dict[str, Any]:
     value = decode(raw)
+    return value if isinstance(value, dict) else {}
+
+
+def _child(parent: dict[str, Any], key: str) -> dict[str, Any]:
+    """An object inside of another; an empty one where clones have something else."""
+    value = parent.get(key)
     return value if isinstance(value, dict) else {}
 
 

@@ -1,26 +1,33 @@
-"""HTTP/1.1 on the server's side (RFC 9112): one object per connection.
+"""HTTP/1.1: requests in, answers out, one object per connection (RFC 9110, RFC 9112).
 
-Requests of one connection are answered in order, one at a time; those that follow wait, a bounded number of them, and
-the connection is not read meanwhile. A response goes into the same outbox that WebSockets use.
+The requests of a connection are handled one after the other. Bytes are parsed only when all requests before them have
+been answered, in pieces of PIECE_BYTES; while some are waiting the socket is not read. So a client that sends requests
+without reading answers holds up nobody but itself, and costs one read and one piece.
+
+What the parser (llhttp, strict) refuses by itself, and the tests check: Content-Length together with
+Transfer-Encoding, several or badly written Content-Lengths, folded header lines, spaces before a colon, control
+characters, bare CR or LF.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import ssl
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 import httptools
 
 from moonfast.access.cors import OriginRule
-from moonfast.access.trusted import TrustedClients
+from moonfast.access.trusted import TrustedClients, read_address
 from moonfast.api.call import Call, HttpAnswer
 from moonfast.api.endpoint import Endpoint
-from moonfast.api.invoke import Invoker
-from moonfast.api.params import Arguments, Body, from_json, from_query
+from moonfast.api.invoke import Invoker, as_api_error
+from moonfast.api.params import Arguments, Body
 from moonfast.api.table import EndpointTable, allowed
 from moonfast.codec import Raw, encode
 from moonfast.errors import (
@@ -28,6 +35,7 @@ from moonfast.errors import (
     BadRequest,
     Forbidden,
     HeadersTooLarge,
+    InternalError,
     MethodNotAllowed,
     NotFound,
     PayloadTooLarge,
@@ -36,559 +44,763 @@ from moonfast.errors import (
     UriTooLong,
 )
 from moonfast.speedups import fanout
-from moonfast.transports.response import CLOSE_HEADER, CONTINUE, JSON_TYPE, error_body, ok_json, response
-from moonfast.transports.router import Target, split_target
-from moonfast.transports.upgrade import Upgrade, accepted, check
+from moonfast.transports import response
+from moonfast.transports.body import read_arguments
+from moonfast.transports.router import Router, split_target
+from moonfast.transports.upgrade import Upgrade, UpgradeRequired, accepted, check
 from moonfast.transports.websocket import attach_outbox
-from moonfast.vocab import Transport
+from moonfast.vocab import Access, Transport, Verb
 
 log = logging.getLogger(__name__)
 
-MAX_HEAD_BYTES = 64 * 1024
-MAX_TARGET_BYTES = 32 * 1024
-MAX_BODY_BYTES = 16 * 1024 * 1024
-MAX_WAITING = 16
-"""Requests of one connection that are read while one is handled."""
-MAX_CONNECTIONS = 2000
-
-HEAD_TIMEOUT_S = 20.0
-BODY_TIMEOUT_S = 60.0
-"""Without a byte of the body."""
-IDLE_TIMEOUT_S = 120.0
-LINGER_S = 2.0
-"""A refused request may go on being sent; for this long it is read and ignored, so that the answer arrives."""
-SWEEP_S = 2.0
-
-CORS_METHODS = "GET, POST, PUT, DELETE, OPTIONS"
-CORS_HEADERS = "Origin, Accept, Content-Type, X-Requested-With, X-CRSF-Token, Authorization, X-Api-Key"
+PIECE_BYTES = 4096
+"""Parsed at once: bounds how many requests can wait, and by how much the head of one can pass its limit unnoticed."""
+DRAIN_BYTES = 64 * 1024
+"""The body of a refused request up to this size is read and forgotten; for a longer one the connection ends."""
+SWEEP_S = 1.0
+"""How often the time limits are looked at."""
+MIN_PROGRESS_BYTES = 1024
+"""Of a body, that have to arrive within `body_s`."""
 
 
-class ExpectationFailed(ApiError):
-    status = 417
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a client may ask of the server. Times are kept to within SWEEP_S."""
+
+    connections: int = 1000  # plain HTTP; WebSockets are counted by the hub
+    target_bytes: int = 32 * 1024
+    head_bytes: int = 64 * 1024
+    body_bytes: int = 16 * 1024 * 1024
+    all_bodies_bytes: int = 64 * 1024 * 1024  # held for all connections together
+    head_s: float = 20.0  # from the first byte of a head to its last
+    body_s: float = 30.0  # for MIN_PROGRESS_BYTES of the body, or its end
+    idle_s: float = 120.0
+    write_s: float = 60.0  # without the client taking a byte
+    linger_s: float = 2.0  # for the client to read a refusal while it still sends
 
 
-class Unsupported(ApiError):
-    status = 415
+_ONCE = (
+    "host",
+    "origin",
+    "content-type",
+    "content-length",
+    "transfer-encoding",
+    "content-encoding",
+    "expect",
+    "sec-websocket-key",
+    "sec-websocket-version",
+    "sec-fetch-site",
+    "x-real-ip",
+    "access-control-request-method",
+    "access-control-request-private-network",
+)
+_LISTS = ("connection", "if-none-match", "upgrade", "x-forwarded-for", "x-forwarded-proto", "x-scheme")
+WANTED = {name.encode(): name for name in (*_ONCE, *_LISTS)}
+"""The headers that are looked at; all others are passed over unread."""
+
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+,;=-]*)(:[0-9]{0,5})?")
+_FORWARDING = frozenset(("x-forwarded-for", "x-real-ip", "x-forwarded-proto", "x-scheme"))
+_READING_METHODS = ("GET", "HEAD", "OPTIONS")
+_VERBS = {"GET": Verb.GET, "HEAD": Verb.GET, "POST": Verb.POST, "DELETE": Verb.DELETE}
+_PAGE_METHODS = ("GET", "HEAD", "OPTIONS")
+_CLOSE = b"Connection: close\r\n"
+_VARY = b"Vary: Origin\r\n"
+
+_IDLE, _HEAD, _BODY = range(3)  # what of a request has been read
+
+
+class _Request:
+    """One request, from the end of its head to its answer."""
+
+    __slots__ = (
+        "answer",
+        "body",
+        "call",
+        "endpoint",
+        "error",
+        "extra",
+        "factory",
+        "headers",
+        "held_bytes",
+        "is_head",
+        "is_kept_alive",
+        "key",
+        "path",
+        "query",
+        "wants_continue",
+    )
+
+    def __init__(self, headers: dict[str, str], is_head: bool, is_kept_alive: bool) -> None:
+        self.headers, self.is_head, self.is_kept_alive = headers, is_head, is_kept_alive
+        self.path = self.query = self.key = ""
+        self.extra = b""  # header lines of the answer
+        self.call: Call | None = None
+        # what answers it, one of these
+        self.error: ApiError | None = None
+        self.answer: HttpAnswer | None = None
+        self.factory: Callable[[Upgrade], asyncio.Protocol] | None = None
+        self.endpoint: Endpoint | None = None
+        self.body: bytearray | None = None
+        self.held_bytes = 0
+        self.wants_continue = False
 
 
 class Site:
-    """What all connections of one server share.
+    """All HTTP of one server: what its connections share. The listening socket is the owner's.
 
-    `websockets` gives for a path the protocol that takes over after the upgrade; `pages` gives static answers.
-    `refuse_unknown` may give a better error than "not found" for a path that is not in the table.
+    `pages` are documents by path, `websockets` the makers of protocols by path: they may raise an ApiError.
+    `has_room` says whether one more WebSocket may open. `refuse_unknown` may give a better error than "not found" for a
+    path that is not there: while Klippy is away its endpoints are not.
     """
 
     def __init__(
         self,
-        *,
         table: EndpointTable,
         invoker: Invoker,
         origins: OriginRule,
         trusted: TrustedClients,
         pump: fanout.Pump,
-        websockets: Mapping[str, Callable[[Upgrade], asyncio.Protocol]],
-        pages: Mapping[str, HttpAnswer],
+        *,
+        prefix: str = "",
+        websockets: Mapping[str, Callable[[Upgrade], asyncio.Protocol]] | None = None,
+        pages: Mapping[str, HttpAnswer] | None = None,
         has_room: Callable[[], bool] = lambda: True,
         refuse_unknown: Callable[[str], ApiError | None] = lambda path: None,
-        prefix: str = "",
         use_xheaders: bool = True,
+        limits: Limits | None = None,
     ) -> None:
-        self.table, self.invoker, self.origins, self.trusted, self.pump = table, invoker, origins, trusted, pump
-        self.websockets, self.pages, self.has_room = websockets, pages, has_room
-        self.refuse_unknown, self.prefix, self.use_xheaders = refuse_unknown, prefix, use_xheaders
-        self._connections: set[HttpConnection] = set()
+        self.router = Router(table, prefix)
+        self.invoker, self.origins, self.trusted, self.pump = invoker, origins, trusted, pump
+        self.websockets = dict(websockets or {})
+        self.pages = {path: response.Page(answer) for path, answer in (pages or {}).items()}
+        self.has_room, self.use_xheaders, self._refuse_unknown = has_room, use_xheaders, refuse_unknown
+        self.limits = limits or Limits()
+        self.composer = response.Composer()
+        self.connections: set[HttpConnection] = set()
+        self.held_bytes = 0  # of bodies
+        self.is_stopping = False
+        self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        self._is_stopping = False
+
+    def unknown(self, path: str) -> ApiError:
+        """The error for a path that is not there."""
+        return self._refuse_unknown(path) or NotFound("Not Found")
 
     def enter(self, connection: HttpConnection) -> bool:
-        """Take a connection in; False: there are too many."""
-        if len(self._connections) >= MAX_CONNECTIONS or self._is_stopping:
+        """Take in a connection; False: there are too many."""
+        if len(self.connections) >= self.limits.connections or self.is_stopping:
             return False
-        self._connections.add(connection)
+        self.connections.add(connection)
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+            self._timer = self._loop.call_later(SWEEP_S, self._sweep)
         return True
 
     def leave(self, connection: HttpConnection) -> None:
-        self._connections.discard(connection)
+        self.connections.discard(connection)
 
     def _sweep(self) -> None:
         self._timer = None
-        loop = asyncio.get_running_loop()
-        for connection in list(self._connections):
-            connection.sweep(loop.time())
-        if self._connections and not self._is_stopping:
-            self._timer = loop.call_later(SWEEP_S, self._sweep)
+        now = self._loop.time()
+        for connection in list(self.connections):
+            connection.tick(now)
+        if self.connections and not self.is_stopping:
+            self._timer = self._loop.call_later(SWEEP_S, self._sweep)
 
     def stop(self) -> None:
-        """Close all connections; what has been answered is still sent."""
-        self._is_stopping = True
+        """Close all connections, at the end of a stop: what has been answered and can be sent at once is still sent."""
+        self.is_stopping = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for connection in list(self._connections):
-            connection.end()
-
-
-class _Request:
-    """One request, complete."""
-
-    __slots__ = ("body", "headers", "is_last", "method", "raw_target", "version")
-
-    def __init__(self, method: str, raw_target: bytes, version: str, headers: dict[str, str]) -> None:
-        self.method, self.raw_target, self.version, self.headers = method, raw_target, version, headers
-        self.body = b""
-        self.is_last = False  # the connection is closed after the answer
+        for connection in list(self.connections):
+            connection.stop()
 
 
 class HttpConnection(asyncio.Protocol):
-    """One connection, until it is closed or becomes a WebSocket."""
+    """One client. `_work` is the only place where things move on."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
         self._transport: asyncio.Transport | None = None
         self._outbox: fanout.Outbox
-        self._parser = httptools.HttpRequestParser(self)
-        self._peer = ""
-        self._is_secure = False
-        self._loop = asyncio.get_running_loop()
-        # what is being parsed
-        self._target: list[bytes] = []
-        self._header_list: list[tuple[bytes, bytes]] = []
-        self._head_bytes = 0  # fed since the last complete request
-        self._in_head = False
-        self._in_body = False
-        self._body: list[bytes] = []
-        self._body_bytes = 0
-        self._request: _Request | None = None
-        self._refused = False  # what still comes is ignored
-        # what is being answered
-        self._waiting: deque[_Request] = deque()
-        self._current: _Request | None = None
-        self._extra = b""
-        self._is_pumping = False
+        self._parser: Any = httptools.HttpRequestParser(self)
+        self._unfed = b""  # received, not parsed
         self._reads = True
-        self._deadline = self._loop.time() + IDLE_TIMEOUT_S
-        self._is_ending = False
+        self._is_deaf = False  # whatever comes is forgotten: the connection ends with the answers that are due
+        self._is_working = False
+        self._is_ending = False  # the last answer is given
+        self._is_cut = False  # the last answer was given before the request was read
+        self._has_eof = False
+        # the request being read
+        self._phase = _HEAD
+        self._target = b""
+        self._headers: dict[str, str] = {}
+        self._head_bytes = 0
+        self._stalled_bytes = 0  # parsed since the head last got on
+        self._request: _Request | None = None
+        # requests read
+        self._waiting: deque[_Request] = deque()
+        self._active: _Request | None = None
+        self._successor: asyncio.Protocol | None = None  # takes over the transport: a WebSocket
+        self._call: Call | None = None
+        self._call_key: object = None
+        # time limits
+        self._since = 0.0  # loop time when the present phase began; 0: after the last tick
+        self._progress_bytes = 0
+        self._unsent_bytes = 0
 
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        peername = transport.get_extra_info("peername")
-        self._peer = peername[0] if peername else ""
-        self._is_secure = isinstance(transport.get_extra_info("ssl_object"), ssl.SSLObject)
+        peer = transport.get_extra_info("peername")
+        address = read_address(peer[0]) if peer else None
+        self._peer = str(address) if address is not None else ""
+        self._is_encrypted = isinstance(transport.get_extra_info("ssl_object"), ssl.SSLObject)
         self._outbox = attach_outbox(self._site.pump, self._transport)
-        self._outbox.on_overflow = self._abort
-        self._outbox.on_drained = self._drained
+        self._outbox.on_overflow = self.abort
         if not self._site.enter(self):
-            self._refuse(Unavailable("Too many connections: try again later"))
+            self._refuse(Unavailable("Too many connections: close some, or try again later"))
+            self._work()
 
     def data_received(self, data: bytes) -> None:
-        if self._refused:
+        if self._is_deaf:
             return
-        self._head_bytes += len(data)
-        pump = self._site.pump
-        pump.cork()
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as exc:
-            self._upgraded(data[exc.args[0] :])
-        except httptools.HttpParserCallbackError as exc:
-            raise exc.__context__ or exc from None
-        except httptools.HttpParserError:
-            self._refuse(BadRequest("The request is malformed (RFC 9112)"))
-        finally:
-            pump.uncork()
-        if self._in_head and self._head_bytes > MAX_HEAD_BYTES and not self._refused:
-            self._check_head_size()
+        self._unfed = self._unfed + data if self._unfed else data
+        self._work()
 
     def eof_received(self) -> bool:
-        return False
+        """A client may close its side and still wait for answers; over TLS it cannot."""
+        self._has_eof = True
+        self._work()
+        return not self._is_encrypted and (self._active is not None or bool(self._waiting) or self._outbox.blocked)
 
     def pause_writing(self) -> None:
         self._outbox.paused()
 
     def resume_writing(self) -> None:
         self._outbox.resumed()
+        self._since = 0.0
+        self._work()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._outbox.close()
         self._transport = None
-        self._waiting.clear()
-        self._site.leave(self)
+        self._outbox.close()
+        self._let_go()
 
-    # httptools callbacks
+    def _let_go(self) -> None:
+        """Leave the site and forget what was read."""
+        self._site.leave(self)
+        self._is_deaf = True
+        for request in (*self._waiting, self._request, self._active):
+            if request is not None:
+                self._release_body(request)
+        self._waiting.clear()
+        self._request = self._active = None
+        self._unfed = b""
+        self._parser = None  # it holds this object
+
+    # moving on
+
+    def _work(self) -> None:
+        """Answer what waits, then parse more, as long as nothing has to be waited for."""
+        if self._is_working or self._transport is None:
+            return
+        self._is_working = True
+        pump = self._site.pump
+        pump.cork()  # the answers to one read go out in one piece
+        try:
+            while self._active is None and not self._is_ending and self._successor is None:
+                if self._waiting:
+                    if self._outbox.blocked:
+                        break
+                    self._run(self._waiting.popleft())
+                elif self._unfed and not self._is_deaf:
+                    self._feed()
+                else:
+                    if self._request is not None and self._request.wants_continue:
+                        self._request.wants_continue = False
+                        self._outbox.send(response.CONTINUE)
+                    break
+        finally:
+            pump.uncork()
+            self._is_working = False
+        if self._transport is not None:
+            self._settle()
+
+    def _settle(self) -> None:
+        """After work: end, hand over, read on or not."""
+        assert self._transport is not None
+        if self._successor is not None:
+            self._hand_over()
+        elif self._is_ending:
+            self._end()
+        elif self._has_eof and self._active is None and not self._waiting and not self._unfed:
+            self._is_ending = True
+            self._end()
+        elif bool(self._unfed) == self._reads:
+            self._reads = not self._reads
+            if self._reads:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
+
+    def _feed(self) -> None:
+        """Parse one piece of what has come."""
+        piece = self._unfed[:PIECE_BYTES]
+        try:
+            self._parser.feed_data(piece)
+        except httptools.HttpParserUpgrade as exc:
+            # The bytes behind the head are the WebSocket's, or, where there is none, the next request.
+            self._unfed = self._unfed[exc.args[0] :]
+            return
+        except httptools.HttpParserCallbackError as exc:  # a bug in one of the methods that follow
+            self._unfed = b""
+            log.error("A request could not be taken in", exc_info=exc.__context__ or exc)
+            self._refuse(InternalError("Internal error: see the server's log"))
+            return
+        except httptools.HttpParserError as exc:
+            self._unfed = b""
+            if not self._is_deaf:
+                self._refuse(BadRequest(f"The HTTP request cannot be read: {exc}"))
+            return
+        self._unfed = self._unfed[PIECE_BYTES:]
+        if self._phase != _IDLE:
+            # What the parser keeps for itself: an unfinished header or trailer; and chunks without content.
+            self._stalled_bytes += len(piece)
+            self._bound_head(self._stalled_bytes - PIECE_BYTES)
+
+    # httptools: what the parser finds. After the connection went deaf it may find more in the same piece.
 
     def on_message_begin(self) -> None:
-        self._in_head = True
-        self._target, self._header_list = [], []
-        self._body, self._body_bytes = [], 0
-        self._deadline = self._loop.time() + HEAD_TIMEOUT_S
+        if self._is_deaf:
+            return
+        self._phase, self._since = _HEAD, 0.0
+        self._target, self._headers, self._head_bytes, self._stalled_bytes = b"", {}, 0, 0
 
-    def on_url(self, url: bytes) -> None:
-        self._target.append(url)
+    def on_url(self, part: bytes) -> None:
+        if self._is_deaf:
+            return
+        self._target = self._target + part if self._target else part
+        self._head_bytes += len(part)
+        if len(self._target) > self._site.limits.target_bytes:
+            limit = self._site.limits.target_bytes
+            self._refuse(UriTooLong(f"The request line is longer than {limit} bytes: send arguments in a JSON body"))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._header_list.append((name, value))
+        if self._is_deaf:
+            return
+        self._head_bytes += len(name) + len(value) + 4
+        self._stalled_bytes = 0
+        if self._head_bytes > self._site.limits.head_bytes:
+            self._bound_head(self._head_bytes)
+            return
+        wanted = WANTED.get(name.lower())
+        if wanted is None or self._phase == _BODY:  # trailers say nothing here
+            return
+        text = value.decode("latin-1")
+        if wanted in self._headers:
+            if wanted not in _LISTS:
+                self._refuse(BadRequest(f"The header {wanted} came more than once"))
+                return
+            text = f"{self._headers[wanted]},{text}"
+        self._headers[wanted] = text
+
+    def _bound_head(self, size: int) -> None:
+        limit = self._site.limits.head_bytes
+        if size > limit and not self._is_deaf:
+            self._refuse(HeadersTooLarge(f"The header is longer than {limit} bytes"))
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
-        if self._refused:
+        if self._is_deaf:
             return
-        raw_target = b"".join(self._target)
-        size = len(raw_target) + sum(len(name) + len(value) + 4 for name, value in self._header_list)
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in self._header_list}
-        request = _Request(
-            self._parser.get_method().decode("latin-1"), raw_target, self._parser.get_http_version(), headers
-        )
+        parser, headers = self._parser, self._headers
+        method = parser.get_method().decode("ascii")
+        request = _Request(headers, method == "HEAD", parser.should_keep_alive())
         self._request = request
-        self._extra = b""
-        if len(raw_target) > MAX_TARGET_BYTES:
-            self._refuse(UriTooLong(f"The request target is longer than {MAX_TARGET_BYTES} bytes: use a JSON body"))
-        elif size > MAX_HEAD_BYTES:
-            self._refuse(HeadersTooLarge(f"The headers are longer than {MAX_HEAD_BYTES} bytes"))
-        elif request.version == "1.1" and "host" not in headers:
-            self._refuse(BadRequest("The Host header is missing (RFC 9112 section 3.2)"))
-        else:
-            self._expect_body(headers)
-
-    def _expect_body(self, headers: dict[str, str]) -> None:
-        length = headers.get("content-length", "")
-        if length and "transfer-encoding" in headers:
-            self._refuse(BadRequest("Content-Length and Transfer-Encoding exclude each other"))
-        elif length.isdigit() and int(length) > MAX_BODY_BYTES:
-            self._refuse(_body_too_large())
-        elif "expect" in headers:
-            if headers["expect"].lower() != "100-continue":
-                self._refuse(ExpectationFailed("Only 'Expect: 100-continue' is understood"))
-            elif self._current is None and not self._waiting:
-                self._outbox.send(CONTINUE)
-        self._in_body = True
-        self._deadline = self._loop.time() + BODY_TIMEOUT_S
-
-    def on_body(self, body: bytes) -> None:
-        if self._refused:
+        try:
+            self._admit(request, method, parser)
+        except ApiError as exc:
+            request.error = exc
+        length = headers.get("content-length", "0")
+        if length == "0" and "transfer-encoding" not in headers:
             return
-        self._body_bytes += len(body)
-        self._deadline = self._loop.time() + BODY_TIMEOUT_S
-        if self._body_bytes > MAX_BODY_BYTES:
-            self._refuse(_body_too_large())
+        if parser.should_upgrade():
+            # The parser would not read this body but stop behind the head: it must not become the next request.
+            self._refuse(BadRequest("A request with an Upgrade header has no body here"))
+            return
+        self._phase, self._since, self._progress_bytes = _BODY, 0.0, 0
+        if request.error is not None:
+            if "expect" in headers or "transfer-encoding" in headers or int(length) > DRAIN_BYTES:
+                self._cut(request, request.error)
         else:
-            self._body.append(body)
+            request.body = bytearray()
+
+    def on_body(self, part: bytes) -> None:
+        request = self._request
+        if self._is_deaf or request is None:
+            return
+        self._stalled_bytes = 0
+        self._progress_bytes += len(part)
+        if self._progress_bytes >= MIN_PROGRESS_BYTES:
+            self._progress_bytes, self._since = 0, 0.0
+        if request.body is None:
+            return
+        site, limits = self._site, self._site.limits
+        request.body += part
+        request.held_bytes += len(part)
+        site.held_bytes += len(part)
+        if request.held_bytes > limits.body_bytes:
+            self._cut(request, _body_too_large(limits))
+        elif site.held_bytes > limits.all_bodies_bytes:
+            self._cut(request, Unavailable("Too many large requests at once: try again later"))
 
     def on_message_complete(self) -> None:
-        self._in_body = False
-        self._head_bytes = 0
-        request, self._request = self._request, None
-        if self._refused or request is None:
+        if self._is_deaf or self._request is None:
             return
-        request.body = b"".join(self._body)
-        self._body = []
-        request.is_last = not self._parser.should_keep_alive() or request.version != "1.1"
-        self._deadline = self._loop.time() + IDLE_TIMEOUT_S
+        self._phase, self._since = _IDLE, 0.0
+        request, self._request = self._request, None
+        request.wants_continue = False  # the body came without it
         self._waiting.append(request)
-        if len(self._waiting) > MAX_WAITING:
-            self._hold()
-        if not self._parser.should_upgrade():
-            self._pump_requests()
+        if not request.is_kept_alive:
+            self._is_deaf = True
+            self._since = 0.0
+
+    # refusals before a request is whole
+
+    def _refuse(self, error: ApiError) -> None:
+        """End the connection with an error, behind the answers that are due."""
+        self._cut(self._request or _Request({}, False, False), error)
+
+    def _cut(self, request: _Request, error: ApiError) -> None:
+        """Answer before the request is read, and read no more."""
+        self._release_body(request)
+        request.error, request.is_kept_alive, request.wants_continue = error, False, False
+        self._request = None
+        self._is_deaf = self._is_cut = True
+        self._since = 0.0
+        self._waiting.append(request)
+
+    def _release_body(self, request: _Request) -> None:
+        self._site.held_bytes -= request.held_bytes
+        request.held_bytes, request.body = 0, None
+
+    # what a head asks for
+
+    def _admit(self, request: _Request, method: str, parser: Any) -> None:
+        """Find what answers a request, before its body is read. Any ApiError is the answer."""
+        headers, site = request.headers, self._site
+        version = parser.get_http_version()
+        host = headers.get("host")
+        if version != "1.1":
+            request.is_kept_alive = False
+            if version != "1.0":
+                raise BadRequest("This HTTP version is not spoken here: use HTTP/1.1")
+        if (host is None and version == "1.1") or (host is not None and not _HOST.fullmatch(host)):
+            request.is_kept_alive = False
+            raise BadRequest("The Host header is missing or wrong")
+        if len(headers) > 1 or host is None:
+            self._check_framing(request, version)
+        target = split_target(self._target.decode("latin-1"))
+        if target is None:
+            if method == "OPTIONS" and self._target == b"*":
+                request.answer = HttpAnswer(status=204, headers=(("Allow", response.CORS_METHODS),))
+                return
+            request.is_kept_alive = False
+            raise BadRequest("The request target must be a path")
+        encoded, request.query = target
+        call = request.call = self._call_for(headers, _VERBS.get(method))
+        origin = headers.get("origin")
+        is_foreign = origin is not None and not site.origins.allows(origin, call.host)
+        if origin is not None:
+            request.extra = _VARY if is_foreign else response.header_line("Access-Control-Allow-Origin", origin) + _VARY
+        path = site.router.path(encoded)
+        if method == "OPTIONS":
+            request.answer = self._options(path, headers, origin is not None and not is_foreign)
+            return
+        if is_foreign and method not in _READING_METHODS:
+            raise _foreign(headers)
+        verbs = None if path is None else site.router.find(path)
+        if verbs is None:
+            self._admit_other(request, method, encoded, path, is_foreign, parser)
+            return
+        endpoint = verbs.get("GET" if request.is_head else method)
+        if endpoint is None:
+            raise MethodNotAllowed(allowed(dict(verbs)))
+        if (
+            endpoint.is_remote
+            and method in _READING_METHODS
+            and (is_foreign or headers.get("sec-fetch-site") == "cross-site")
+        ):
+            raise Forbidden("Another site's page must not use this: Klippy's own endpoints can move the printer")
+        if not call.is_authorized and endpoint.access is not Access.OPEN:
+            raise Unauthorized(call.refusal or "log in first")
+        request.endpoint = endpoint
+
+    def _check_framing(self, request: _Request, version: str) -> None:
+        """Check what the headers say about the body."""
+        headers, limits = request.headers, self._site.limits
+        coding = headers.get("transfer-encoding")
+        if coding is not None and (coding.lower() != "chunked" or version != "1.1"):
+            request.is_kept_alive = False
+            raise BadRequest("This Transfer-Encoding is not spoken here: use chunked, with HTTP/1.1")
+        expectation = headers.get("expect")
+        if expectation is not None and version == "1.1":
+            if expectation.lower() != "100-continue":
+                raise response.ExpectationFailed("Only 'Expect: 100-continue' can be met")
+            request.wants_continue = True
+        length = headers.get("content-length")
+        if length is not None and int(length) > limits.body_bytes:
+            raise _body_too_large(limits)
+        if headers.get("content-encoding", "identity").lower() != "identity":
+            raise response.UnsupportedMediaType("Compressed bodies are not read: send it without Content-Encoding")
+
+    def _call_for(self, headers: dict[str, str], verb: Verb | None) -> Call:
+        """Who asks. Most connections ask always the same."""
+        host = headers.get("host", "")
+        is_forwarded = self._site.use_xheaders and not _FORWARDING.isdisjoint(headers)
+        key = (verb, host, *map(headers.get, _FORWARDING)) if is_forwarded else (verb, host)
+        if key == self._call_key and self._call is not None:
+            return self._call
+        site, address, is_secure = self._site, self._peer, self._is_encrypted
+        if is_forwarded:
+            address = site.trusted.client_address(self._peer, headers.get("x-forwarded-for"), headers.get("x-real-ip"))
+            scheme = headers.get("x-forwarded-proto") or headers.get("x-scheme")
+            if scheme is not None and site.trusted.serves(self._peer):
+                is_secure = scheme.rpartition(",")[2].strip().lower() == "https"
+        self._call_key = key
+        self._call = Call(
+            Transport.HTTP,
+            address=address,
+            verb=verb,
+            host=host,
+            is_secure=is_secure,
+            refusal=site.trusted.refusal(address),
+        )
+        return self._call
+
+    def _options(self, path: str | None, headers: dict[str, str], is_own_page: bool) -> HttpAnswer:
+        """What may be done: asked by a browser for a page of another site (Fetch standard), or by anyone."""
+        if is_own_page and "access-control-request-method" in headers:
+            lines = [
+                ("Access-Control-Allow-Methods", response.CORS_METHODS),
+                ("Access-Control-Allow-Headers", response.CORS_HEADERS),
+                ("Access-Control-Max-Age", str(response.CORS_MAX_AGE_S)),
+            ]
+            if headers.get("access-control-request-private-network") == "true":
+                lines.append(("Access-Control-Allow-Private-Network", "true"))
+            return HttpAnswer(status=204, headers=tuple(lines))
+        site = self._site
+        verbs = None if path is None else site.router.find(path)
+        if verbs is not None:
+            methods = allowed(dict(verbs))
+        elif path in site.pages or path in site.websockets:
+            methods = _PAGE_METHODS
+        else:
+            raise site.unknown(path or "")
+        return HttpAnswer(status=204, headers=(("Allow", ", ".join(methods)),))
+
+    def _admit_other(
+        self, request: _Request, method: str, encoded: str, path: str | None, is_foreign: bool, parser: Any
+    ) -> None:
+        """A path that is no endpoint's: a page, a WebSocket, or nothing."""
+        site, call = self._site, request.call
+        assert call is not None
+        factory = None if path is None else site.websockets.get(path)
+        page = None if path is None else site.pages.get(path)
+        if not call.is_authorized:
+            raise Unauthorized(call.refusal or "log in first")
+        if factory is None and page is None:
+            raise site.unknown(encoded if path is None else path)
+        if method not in ("GET", "HEAD"):
+            raise MethodNotAllowed(_PAGE_METHODS)
+        if page is not None:
+            request.answer = page.answer(request.headers.get("if-none-match"))
+            return
+        assert path is not None
+        request.key = check(method, parser.get_http_version(), request.headers)
+        if not parser.should_upgrade():  # the parser has to stop behind the head, or it would read frames as requests
+            raise UpgradeRequired("This path speaks WebSocket: connect with a WebSocket client")
+        if is_foreign:
+            raise _foreign(request.headers)
+        if not site.has_room():
+            raise Unavailable("Too many WebSockets are open: raise max_websocket_connections in the section [server]")
+        request.path, request.factory = path, factory
 
     # answering
 
-    def _pump_requests(self) -> None:
-        """Handle what waits, in order, as long as answers come at once and the client reads them."""
-        if self._is_pumping:
-            return
-        self._is_pumping = True
-        try:
-            while self._waiting and self._current is None and not self._is_ending and not self._outbox.blocked:
-                self._current = self._waiting.popleft()
-                self._handle(self._current)
-        finally:
-            self._is_pumping = False
-        if not self._reads and len(self._waiting) <= MAX_WAITING // 2 and self._transport is not None:
-            self._reads = True
-            self._transport.resume_reading()
-
-    def _hold(self) -> None:
-        if self._reads and self._transport is not None:
-            self._reads = False
-            self._transport.pause_reading()
-
-    def _handle(self, request: _Request) -> None:
-        try:
-            self._dispatch(request)
-        except ApiError as exc:
-            self._answer_error(request, exc)
-
-    def _dispatch(self, request: _Request) -> None:
-        site, headers, method = self._site, request.headers, request.method
-        origin, host = headers.get("origin"), headers.get("host", "")
-        is_allowed = site.origins.allows(origin, host)
-        self._extra = b"" if origin is None else _cors_headers(origin, headers) if is_allowed else b"Vary: Origin\r\n"
-        target = split_target(request.raw_target, site.prefix)
-        if target is None:
-            raise NotFound("Not Found")
-        verbs = site.table.by_path(target.path)
-        if method == "OPTIONS":
-            self._answer_options(request, target, verbs)
-            return
-        if not is_allowed and method not in ("GET", "HEAD"):
-            raise Forbidden(f"Pages of {origin} may not use this server: add it to cors_domains in [authorization]")
-        if verbs is None:
-            self._answer_other(request, target)
-            return
-        endpoint = verbs.get("GET" if method == "HEAD" else method)
-        if endpoint is None:
-            raise MethodNotAllowed(allowed(verbs))
-        is_foreign = not is_allowed or headers.get("sec-fetch-site") == "cross-site"
-        if is_foreign and endpoint.is_remote and method in ("GET", "HEAD"):
-            raise Forbidden("Pages of other sites may not use this path")  # it may change something: Klippy's own
-        call = self._call(request)
-        arguments = _arguments(request, target, endpoint)
-        site.invoker.invoke(
-            endpoint, call, arguments, lambda result, error: self._done(request, endpoint, result, error)
-        )
-
-    def _call(self, request: _Request) -> Call:
-        site, headers = self._site, request.headers
-        address = self._peer
-        if site.use_xheaders and ("x-forwarded-for" in headers or "x-real-ip" in headers):
-            address = site.trusted.client_of(self._peer, headers.get("x-forwarded-for"), headers.get("x-real-ip"))
-        return Call(
-            Transport.HTTP,
-            address=address,
-            host=headers.get("host", ""),
-            is_secure=self._is_secure,
-            refusal=site.trusted.refusal(address),
-        )
-
-    def _done(self, request: _Request, endpoint: Endpoint, result: Any, error: ApiError | None) -> None:
-        if self._current is not request:
-            return  # the connection is gone, or was refused meanwhile
-        if error is not None:
-            self._answer_error(request, error)
-        elif isinstance(result, HttpAnswer):
-            self._answer(request, result)
-        else:
-            if type(result) is not Raw:
-                try:
-                    result = encode(result)
-                except TypeError:
-                    log.exception("%r returned what is not JSON", endpoint)
-                    self._answer_error(request, ApiError("The result cannot be written as JSON"))
-                    return
-            body = b'{"result":%b}' % result if endpoint.is_wrapped else bytes(result)
-            self._send(request, ok_json(body, self._extra_of(request), request.method != "HEAD"))
-
-    def _answer_options(self, request: _Request, target: Target, verbs: dict[str, Endpoint] | None) -> None:
-        if verbs is None and target.path not in self._site.pages and target.path not in self._site.websockets:
-            refusal = self._site.refuse_unknown(target.path)
-            if refusal is None:
-                raise NotFound("Not Found")
-        headers = (("Allow", ", ".join(allowed(verbs) if verbs else ("GET", "HEAD", "OPTIONS"))),)
-        self._answer(request, HttpAnswer(status=204, headers=headers))
-
-    def _answer_other(self, request: _Request, target: Target) -> None:
-        site = self._site
-        if target.path in site.websockets:
-            check(request.method, request.version, request.headers)
-            raise BadRequest("The opening handshake is not complete")
-        page = site.pages.get(target.path)
-        if page is not None:
-            if request.method not in ("GET", "HEAD"):
-                raise MethodNotAllowed(("GET", "HEAD", "OPTIONS"))
-            refusal = self._call(request).refusal
-            if refusal is not None:
-                raise Unauthorized(refusal)
-            etag = next((value for name, value in page.headers if name == "ETag"), None)
-            if etag is not None and request.headers.get("if-none-match") == etag:
-                page = HttpAnswer(status=304, headers=page.headers)
-            self._answer(request, page)
-            return
-        raise site.refuse_unknown(target.path) or NotFound("Not Found")
-
-    def _answer(self, request: _Request, answer: HttpAnswer) -> None:
-        self._send(
-            request,
-            response(
-                answer.status,
-                answer.body,
-                content_type=answer.content_type,
-                headers=answer.headers,
-                extra=self._extra_of(request),
-                has_body=request.method != "HEAD",
-            ),
-        )
-
-    def _answer_error(self, request: _Request, error: ApiError) -> None:
-        headers: tuple[tuple[str, str], ...] = ()
-        if isinstance(error, MethodNotAllowed):
-            headers = (("Allow", ", ".join(error.allowed)),)
-        elif error.status == 426:
-            headers = (("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13"))
-        self._send(
-            request,
-            response(
-                error.status,
-                error_body(error),
-                content_type=JSON_TYPE,
-                headers=headers,
-                extra=self._extra_of(request),
-                has_body=request.method != "HEAD",
-            ),
-        )
-
-    def _extra_of(self, request: _Request) -> bytes:
-        return self._extra + CLOSE_HEADER if request.is_last else self._extra
-
-    def _send(self, request: _Request, data: bytes) -> None:
-        self._current = None
-        if self._transport is None:
-            return
-        self._outbox.send(data)
-        if request.is_last:
-            self.end()
-        else:
-            self._deadline = self._loop.time() + IDLE_TIMEOUT_S
-            self._pump_requests()
-
-    def _drained(self) -> None:
-        if self._is_ending:
-            self._close_when_sent()
-        else:
-            self._pump_requests()
-
-    # upgrade
-
-    def _upgraded(self, rest: bytes) -> None:
-        """The parser stands behind the head of a request that asks for another protocol."""
-        if not self._waiting or self._current is not None:
-            self._refuse(BadRequest("An upgrade must be the first request of its connection, or follow on its answer"))
-            return
-        request = self._waiting.popleft()
-        site = self._site
-        self._current = request
-        try:
-            headers = request.headers
-            target = split_target(request.raw_target, site.prefix)
-            factory = site.websockets.get(target.path) if target is not None else None
-            if factory is None or target is None:
-                request.is_last = True  # another protocol, or another path: a plain answer, and no more
-                self._dispatch(request)
+    def _run(self, request: _Request) -> None:
+        """Answer one request, now or when its handler is done."""
+        self._active = request
+        if request.error is not None:
+            self._answered(None, request.error)
+        elif request.endpoint is not None:
+            assert request.call is not None
+            try:
+                arguments = self._arguments(request, request.endpoint)
+            except ApiError as exc:
+                self._answered(None, exc)
                 return
-            key = check(request.method, request.version, headers)
-            if not site.origins.allows(headers.get("origin"), headers.get("host", "")):
-                raise Forbidden(f"Pages of {headers['origin']} may not use this server: add it to cors_domains")
-            call = self._call(request)
-            call.transport, call.ways = Transport.WEBSOCKET, Transport.WEBSOCKET.value
-            if call.refusal is not None:
-                raise Unauthorized(call.refusal)
-            if not site.has_room():
-                raise Unavailable("Too many WebSocket connections: raise max_websocket_connections in [server]")
+            self._site.invoker.invoke(request.endpoint, request.call, arguments, self._answered)
+        elif request.factory is not None:
+            self._open_websocket(request)
+        else:
+            self._answered(request.answer, None)
+
+    def _arguments(self, request: _Request, endpoint: Endpoint) -> Arguments:
+        body = bytes(request.body) if request.body else b""
+        self._release_body(request)
+        if endpoint.parameters.body_name is not None:
+            return {endpoint.parameters.body_name: Body(body)}
+        if not body and not request.query:
+            return {}
+        return read_arguments(request.query, request.headers.get("content-type"), body)
+
+    def _answered(self, result: Any, error: ApiError | None) -> None:
+        """The end of each request; `result` as a handler returns it."""
+        request, self._active = self._active, None
+        if request is None or self._transport is None:
+            return  # the client has gone
+        self._release_body(request)
+        if self._site.is_stopping:
+            request.is_kept_alive = False
+        extra = request.extra if request.is_kept_alive else request.extra + _CLOSE
+        if error is None:
+            try:
+                data = self._composed(request, result, extra)
+            except (TypeError, ValueError, KeyError) as exc:
+                error = self._unsendable(request, exc)
+        if error is not None:
+            data = self._site.composer.error(error, extra, request.is_head)
+        self._since = 0.0
+        self._outbox.send(data)
+        if not request.is_kept_alive:
+            self._waiting.clear()
+            self._is_deaf = self._is_ending = True
+        self._work()
+
+    def _composed(self, request: _Request, result: Any, extra: bytes) -> bytes:
+        composer = self._site.composer
+        if isinstance(result, HttpAnswer):
+            return composer.answer(result, extra, request.is_head)
+        assert request.endpoint is not None
+        text = result if type(result) is Raw else encode(result)
+        return composer.result(text, extra, request.endpoint.is_wrapped, request.is_head)
+
+    def _unsendable(self, request: _Request, exc: Exception) -> ApiError:
+        if request.endpoint is None:
+            log.error("A page cannot be sent", exc_info=exc)
+            return InternalError("Internal error: see the server's log")
+        return as_api_error(exc, request.endpoint)
+
+    # becoming a WebSocket
+
+    def _open_websocket(self, request: _Request) -> None:
+        assert request.factory is not None
+        assert request.call is not None
+        try:
+            call = request.call
+            own = Call(  # the WebSocket's own: it lives longer than this request
+                Transport.WEBSOCKET,
+                address=call.address,
+                host=call.host,
+                is_secure=call.is_secure,
+                refusal=call.refusal,
+            )
+            self._successor = request.factory(Upgrade(request.path, own))
         except ApiError as exc:
-            request.is_last = True
-            self._answer_error(request, exc)
+            self._answered(None, exc)
             return
-        transport = self._transport
+        self._outbox.send(accepted(request.key))
+
+    def _hand_over(self) -> None:
+        """Give the transport away when the answer to the upgrade is on its way, with what came behind the request."""
+        transport, successor = self._transport, self._successor
         assert transport is not None
-        protocol = factory(Upgrade(target.path, call))
+        assert successor is not None
+        if self._outbox.queued_bytes or self._outbox.blocked:
+            return  # again when the client has read
+        rest = self._unfed
         self._outbox.close()
-        site.leave(self)
-        self._refused, self._transport = True, None
-        transport.write(accepted(key))
-        transport.set_protocol(protocol)
-        protocol.connection_made(transport)
-        if rest:
-            protocol.data_received(rest)
+        self._transport = self._successor = None
+        self._let_go()
+        if not self._reads:
+            transport.resume_reading()
+        transport.set_protocol(successor)
+        successor.connection_made(transport)
+        if rest and not transport.is_closing():
+            successor.data_received(rest)
 
     # ending
 
-    def _check_head_size(self) -> None:
-        if not self._header_list and len(b"".join(self._target)) > MAX_TARGET_BYTES:
-            self._refuse(UriTooLong(f"The request target is longer than {MAX_TARGET_BYTES} bytes: use a JSON body"))
-        else:
-            self._refuse(HeadersTooLarge(f"The headers are longer than {MAX_HEAD_BYTES} bytes"))
-
-    def _refuse(self, error: ApiError) -> None:
-        """Answer a request that is not read to its end, after those before it, and close."""
-        if self._refused:
-            return
-        self._refused = True
-        request = self._request or _Request("GET", b"/", "1.1", {})
-        request.is_last = True
-        self._in_head = self._in_body = False
-        self._extra = b""
-        if self._current is None and not self._waiting:
-            self._current = request
-            self._answer_error(request, error)
-        else:
-            self._abort()
-
-    def end(self) -> None:
-        """Close after what has been answered is sent. A client that still sends is read for a moment and ignored."""
-        if self._is_ending or self._transport is None:
-            return
-        self._is_ending = self._refused = True
-        self._deadline = self._loop.time() + LINGER_S
-        self._waiting.clear()
-        self._close_when_sent()
-
-    def _close_when_sent(self) -> None:
-        if self._transport is None or self._outbox.blocked:
-            return  # `_drained` comes back, or the sweep ends it
-        if self._outbox.queued_bytes:  # corked: it goes out before this turn of the loop ends
-            self._loop.call_soon(self._close_when_sent)
-            return
-        is_complete = self._request is None
+    def _end(self) -> None:
+        """Close when everything is sent. A client that still sends gets time to read the answer first."""
+        transport = self._transport
+        assert transport is not None
+        if self._outbox.queued_bytes or self._outbox.blocked:
+            return  # again when the client has read
+        self._unfed = b""
+        if self._is_cut and not self._has_eof:
+            if not self._reads:
+                self._reads = True
+                transport.resume_reading()
+            if transport.can_write_eof() and not self._is_encrypted:
+                transport.write_eof()
+            return  # until the client closes, or linger_s
         self._outbox.close()
-        if is_complete or not self._transport.can_write_eof():
-            self._transport.close()
-        else:
-            self._transport.write_eof()
+        transport.close()
 
-    def _abort(self) -> None:
+    def stop(self) -> None:
+        """Close now; a client that does not read is cut off."""
+        transport = self._transport
+        if transport is None:
+            return
+        if self._outbox.queued_bytes or self._outbox.blocked:
+            self.abort()
+            return
+        self._is_deaf = self._is_ending = True
+        self._outbox.close()
+        transport.close()
+
+    def abort(self) -> None:
+        """Cut the connection off."""
         self._outbox.close()
         if self._transport is not None:
             self._transport.abort()
 
-    def sweep(self, now: float) -> None:
-        """Close what has been silent for too long."""
-        if now < self._deadline or (self._current is not None and not self._is_ending):
+    def tick(self, now: float) -> None:
+        """Look at the time limits."""
+        if self._transport is None:
             return
-        if self._in_head or self._in_body:
-            log.debug("%s: a request was not sent to its end in time", self._peer)
-        self._abort()
+        if self._since == 0.0:
+            self._since = now
+        spent, limits = now - self._since, self._site.limits
+        if self._outbox.blocked:
+            unsent = self._outbox.queued_bytes + self._transport.get_write_buffer_size()
+            if unsent != self._unsent_bytes:
+                self._unsent_bytes, self._since = unsent, now
+            elif spent > limits.write_s:
+                log.info("An HTTP client that does not read is cut off")
+                self.abort()
+        elif self._is_ending:
+            if spent > limits.linger_s:
+                self.abort()
+        elif self._active is not None:
+            self._since = now  # a handler may take its time: a gcode script has none
+        elif self._phase == _IDLE:
+            if spent > limits.idle_s:
+                self.stop()
+        elif spent > (limits.head_s if self._phase == _HEAD else limits.body_s):
+            if self._phase == _HEAD and not self._head_bytes:
+                self.stop()
+            else:
+                self._refuse(response.RequestTimeout("The request took too long to arrive"))
+                self._work()
 
 
-def _body_too_large() -> ApiError:
-    return PayloadTooLarge(f"The body is longer than {MAX_BODY_BYTES} bytes")
+def _foreign(headers: Mapping[str, str]) -> Forbidden:
+    return Forbidden(f"Pages of {headers['origin']} may not use this server: add it to cors_domains in [authorization]")
 
 
-def _cors_headers(origin: str, headers: Mapping[str, str]) -> bytes:
-    lines = f"Access-Control-Allow-Origin: {origin}\r\nVary: Origin\r\n"
-    if "access-control-request-method" in headers:
-        lines += f"Access-Control-Allow-Methods: {CORS_METHODS}\r\nAccess-Control-Allow-Headers: {CORS_HEADERS}\r\n"
-        if headers.get("access-control-request-private-network") == "true":
-            lines += "Access-Control-Allow-Private-Network: true\r\n"
-    return lines.encode("latin-1")
-
-
-def _arguments(request: _Request, target: Target, endpoint: Endpoint) -> Arguments:
-    """All arguments of a request: those of the body over those of the query."""
-    if endpoint.parameters.body_name is not None:
-        return {endpoint.parameters.body_name: Body(request.body)}
-    arguments = from_query(target.query) if target.query else {}
-    body = request.body
-    if body:
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind == "application/json" or (kind != "application/x-www-form-urlencoded" and body.lstrip()[:1] == b"{"):
-            arguments.update(from_json(body))
-        elif kind in ("application/x-www-form-urlencoded", ""):
-            try:
-                arguments.update(from_query(body.decode("utf-8")))
-            except UnicodeDecodeError:
-                raise BadRequest("The form is not UTF-8") from None
-        else:
-            raise Unsupported(f"A body of type '{kind}' is not understood here: send application/json")
-    return arguments
+def _body_too_large(limits: Limits) -> PayloadTooLarge:
+    return PayloadTooLarge(f"The body is larger than {limits.body_bytes} bytes")

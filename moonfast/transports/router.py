@@ -1,43 +1,67 @@
-"""From the target of an HTTP request to what answers it (RFC 9112 section 3.2)."""
+"""From the target of a request line to what answers it."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
 from urllib.parse import unquote_to_bytes
 
-from moonfast.errors import BadRequest
+from moonfast.api.endpoint import Endpoint
+from moonfast.api.table import EndpointTable
 
 
-class Target(NamedTuple):
-    """A decoded path and the query string as it came."""
+def split_target(target: str) -> tuple[str, str] | None:
+    """Split a request target into its path, still encoded, and its query; None if there is no path.
 
-    path: str
-    query: str
-
-
-def split_target(raw: bytes, prefix: str) -> Target | None:
-    """Take a request target apart; `prefix` is `route_prefix` as "/printer1", or empty. None: outside of the prefix.
-
-    The path is percent-decoded once. BadRequest: it is not UTF-8 or holds NUL.
+    Both the usual form and the absolute one are read (RFC 9112 section 3.2); a fragment is dropped.
     """
-    if not raw.startswith(b"/"):
-        if raw.lower().startswith((b"http://", b"https://")):  # absolute form, as to a proxy
-            raw = b"/" + raw.split(b"//", 1)[1].partition(b"/")[2]
-        elif raw != b"*":
-            raise BadRequest("The request target must begin with '/'")
-    path_text, _, query = raw.partition(b"?")
-    query = query.partition(b"#")[0]
-    if b"%" in path_text:
-        path_text = unquote_to_bytes(path_text)
-    try:
-        path = path_text.decode("utf-8")
-        query_text = query.decode("utf-8")
-    except UnicodeDecodeError:
-        raise BadRequest("The request target is not UTF-8: encode it as UTF-8, then as %XX") from None
-    if "\0" in path:
-        raise BadRequest("The path contains NUL")
-    if prefix:
-        if path != prefix and not path.startswith(prefix + "/"):
+    if "#" in target:
+        target = target.partition("#")[0]
+    if not target.startswith("/"):
+        scheme, found, rest = target.partition("://")
+        if not found or scheme.lower() not in ("http", "https"):
             return None
-        path = path[len(prefix) :] or "/"
-    return Target(path, query_text)
+        authority, slash, rest = rest.partition("/")
+        if "?" in authority:  # no path at all: the root is meant
+            return "/", authority.partition("?")[2] + slash + rest
+        target = "/" + rest
+    path, _, query = target.partition("?")
+    return path, query
+
+
+class Router:
+    """Knows the prefix (`route_prefix`) and takes it off; decodes a path once."""
+
+    def __init__(self, table: EndpointTable, prefix: str = "") -> None:
+        self._table = table
+        self._prefix = "/" + prefix.strip("/") if prefix.strip("/") else ""
+
+    @property
+    def prefix(self) -> str:
+        """Empty, or with a slash in front and none behind."""
+        return self._prefix
+
+    def path(self, encoded: str) -> str | None:
+        """The path by which endpoints are found; None if nothing can be there.
+
+        An encoded slash is no slash: it is part of a name, and no endpoint has one in its name.
+        """
+        path: str | None = encoded if "%" not in encoded else _decoded(encoded)
+        if path is None or not self._prefix:
+            return path
+        if path == self._prefix:
+            return "/"
+        return path[len(self._prefix) :] if path.startswith(self._prefix + "/") else None
+
+    def find(self, path: str) -> Mapping[str, Endpoint] | None:
+        """HTTP method -> endpoint, None if there is no such path."""
+        return self._table.by_path(path)
+
+
+def _decoded(encoded: str) -> str | None:
+    segments = [unquote_to_bytes(segment) for segment in encoded.split("/")]
+    if any(b"/" in segment or b"\0" in segment for segment in segments):
+        return None
+    try:
+        return b"/".join(segments).decode("utf-8")
+    except UnicodeDecodeError:
+        return None
