@@ -295,7 +295,9 @@ def run(options: Options) -> int:
     log_ = logs.start(options)
     try:
         _raise_descriptor_limit()
-        log_.pin("version", f"moonfast {MOONFAST_VERSION}, {IMPLEMENTATION}, Python {sys.version.split()[0]}")
+        version = f"moonfast {MOONFAST_VERSION}, {IMPLEMENTATION}, Python {sys.version.split()[0]}"
+        log_.pin("version", version)
+        print(version, file=sys.stderr)
         if FALLBACK_REASON is not None:
             log.warning(
                 "The compiled parts are missing, the slower Python ones run instead (%s). Install a compiler and "

@@ -128,8 +128,12 @@ class WebSocket(asyncio.Protocol, Carrier):
 
     def _end_if_sent(self) -> None:
         """Close the transport when both sides have said goodbye and ours is on its way."""
-        if self._transport is not None and self._peer_has_closed and not self.outbox.queued_bytes:
-            self.outbox.close()
+        if self._transport is None or not self._peer_has_closed or self.outbox.queued_bytes:
+            return
+        self.outbox.close()
+        if self._parser.failed is not None and self._transport.can_write_eof():
+            self._transport.write_eof()  # it is still read, and ignored: a reset could overtake the close frame
+        else:
             self._transport.close()
 
     def _overflowed(self) -> None:
@@ -163,7 +167,7 @@ class WebSocket(asyncio.Protocol, Carrier):
             else:
                 self._end_if_sent()
             return
-        if self._last_heard == 0.0:
+        if self._last_heard == 0.0 or not self._reads:  # while it is not read, no answer of it can arrive
             self._last_heard = now
         if now - self._last_heard > MAX_MISSED_PONGS * PING_INTERVAL_S + PING_INTERVAL_S / 2:
             log.info("A WebSocket client has not answered %d pings: closed", MAX_MISSED_PONGS)
