@@ -54,7 +54,10 @@ def _decode_plain(text: bytes | str) -> Any:
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8")
-        return json.loads(text, parse_constant=_refuse_constant)
+        value = json.loads(text, parse_constant=_refuse_constant)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")  # an escaped lone surrogate is no text
+        return value
     except (ValueError, RecursionError) as exc:
         raise DecodeError(str(exc)) from None
 

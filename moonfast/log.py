@@ -91,7 +91,7 @@ class Log:
         logging.getLogger().setLevel(logging.DEBUG if is_verbose or self._is_verbose else logging.INFO)
 
     def pin(self, name: str, text: str) -> None:
-        """Write a text to the log file now, and again at the start of every new one. The same name replaces the text."""
+        """Write a text to the log file now and at the start of every new one. The same name replaces the text."""
         self._pinned[name] = text
         if self._file is not None:
             self._file.handle(log.makeRecord(log.name, logging.INFO, __file__, 0, "%s", (text,), None, "pin"))

@@ -20,6 +20,7 @@ from moonfast.access.cors import OriginRule
 from moonfast.access.trusted import TrustedClients
 from moonfast.api.call import HttpAnswer
 from moonfast.api.invoke import Invoker
+from moonfast.api.reference_api import ReferenceApi
 from moonfast.api.table import EndpointTable
 from moonfast.config.load import Config, keep_backup, load
 from moonfast.config.sections import AuthorizationConfig, DataStoreConfig, ServerConfig
@@ -147,6 +148,7 @@ class Server:
             ConnectionApi(self.hub, self.klippy.methods.register, self.klippy.methods.remove),
             PrinterApi(self.klippy, self.hub.find, self._gcode_store.add_command),
             JsonRpcOverHttp(self.rpc),
+            ReferenceApi(self.table, MOONFAST_VERSION),
             RedirectApi(self._origins),
             self._gcode_store,
             self._temperatures,

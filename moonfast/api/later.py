@@ -77,5 +77,5 @@ class Mapped(Later):
             try:
                 result = self._change(result)
             except ApiError as exc:
-                error = exc
+                result, error = None, exc
         self._set(result, error)

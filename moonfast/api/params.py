@@ -20,6 +20,7 @@ from moonfast.errors import BadRequest
 MAX_ARGUMENTS = 1000
 _MISSING: Any = object()
 _SHOWN_CHARACTERS = 60
+_MAX_SHOWN_NUMBER = 10**40
 
 Arguments = dict[str, Any]
 
@@ -171,7 +172,9 @@ def _described(value: Any) -> str:
         return f"'{_shown(value)}'"
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "an array"
-    return {None: "null", True: "true", False: "false"}.get(value) or str(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return "a number beyond all bounds" if abs(value) > _MAX_SHOWN_NUMBER else str(value)
+    return {None: "null", True: "true", False: "false"}.get(value, "something else")
 
 
 def _to_text(value: Any) -> str:

@@ -92,6 +92,10 @@ class Link:
                 continue
             try:
                 _, protocol = await loop.create_unix_connection(lambda: _Protocol(self), self._path)
+            except asyncio.CancelledError:
+                if self._protocol is not None:  # just opened; uvloop then closes it without a word
+                    self._protocol.connection_lost(None)
+                raise
             except (OSError, ValueError) as exc:  # ValueError: a path that cannot be one
                 self._fault(f"Klippy's socket {self._path} cannot be opened: {getattr(exc, 'strerror', None) or exc}")
             else:
@@ -204,6 +208,8 @@ class _Protocol(asyncio.Protocol):
             self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self.lost.is_set():
+            return
         self._transport = None
         self._unsent.clear()
         if self._framer.pending_bytes and not self._is_given_up:

@@ -21,11 +21,12 @@ from typing import Any
 
 from moonfast.api.endpoint import Endpoint, Notification, notification
 from moonfast.api.later import Later
+from moonfast.api.names import method_name
 from moonfast.api.params import AllArguments, Parameters
 from moonfast.api.subscriber import Filter, StatusKeeper
 from moonfast.api.table import EndpointTable
 from moonfast.codec import DecodeError, decode
-from moonfast.errors import ApiError, KlippyDisconnected, KlippyError, SpanError
+from moonfast.errors import ApiError, KlippyDisconnected, KlippyError, SpanError, Unavailable
 from moonfast.klippy.connection import Link, Peer
 from moonfast.klippy.methods import RemoteMethods
 from moonfast.klippy.requests import NOT_CONNECTED, Requests
@@ -221,7 +222,7 @@ class Klippy:
             for name in self.methods.names():
                 self._announce_method(name)
             await self._listen_to_gcode()
-            await self.subscriptions.want({"webhooks": None})
+            await self._want({"webhooks": None})
             await self._wait_ready()
         except KlippyDisconnected:
             pass  # the link is lost: `_lost` does the rest
@@ -234,6 +235,14 @@ class Klippy:
     def _ask(self, method: str, params: dict[str, Any] | None = None) -> Later:
         return self.request(method, params, timeout_s=STEP_TIMEOUT_S)
 
+    async def _want(self, objects: Filter) -> None:
+        """Subscribe for the server itself, within the time of a step."""
+        try:
+            async with asyncio.timeout(STEP_TIMEOUT_S):
+                await self.subscriptions.want(objects)
+        except TimeoutError:
+            raise Unavailable("Klippy did not answer 'objects/subscribe' in time") from None
+
     async def _identify(self) -> None:
         client = {"client_info": {"program": "Moonfast", "version": self._version}}
         self.info = _object(await self._ask("info", client))
@@ -242,7 +251,12 @@ class Klippy:
     async def _list_endpoints(self) -> None:
         names = _object(await self._ask("list_endpoints")).get("endpoints")
         names = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
-        self._table.add_remote(self._remote_endpoint(name) for name in names if name not in RESERVED_ENDPOINTS)
+        self._table.add_remote(self._remote_endpoint(name) for name in names if self._is_new(name))
+
+    def _is_new(self, name: str) -> bool:
+        """Whether to add an endpoint. "a/b" and "a.b" would be one JSON-RPC method: the first one gets it."""
+        path = f"/printer/{name}"
+        return name not in RESERVED_ENDPOINTS and self._table.by_method(method_name(path, GET | POST, False)) is None
 
     def _remote_endpoint(self, name: str) -> Endpoint:
         def handle(call: object, arguments: AllArguments) -> Later:
@@ -316,7 +330,7 @@ class Klippy:
             self.missing_requirements = [name for name in REQUIREMENTS if name not in names]
             sensors, monitors = await self._sensors(names)
             own: Filter = {name: fields for name, fields in OWN_OBJECTS.items() if name in names}
-            await self.subscriptions.want(own | await self._sensor_fields([*sensors, *monitors]))
+            await self._want(own | await self._sensor_fields([*sensors, *monitors]))
         except KlippyDisconnected:
             raise
         except ApiError as exc:

@@ -4,14 +4,14 @@ Theory. Klipper tells a state and a file name, at most four times a second, so a
 The job as the server sees it is the pair (state, file name); an event is what must have happened between two looks:
 
     from \\ to      standby    printing   paused     complete   cancelled  error
-    (idle)          -          started    started    -          -          -
+    (idle)          -          started    started    (2)        (2)        (2)
     printing        standby    (1)        paused     complete   cancelled  error
     paused          standby    resumed    -          complete   cancelled  error
 
 idle is standby, complete, cancelled or error. (1) A job that is printing and whose file name changes, or whose
 duration goes back, is another job: the end of the first one was missed. Klipper starts no job over a running one, so it
-was complete or cancelled; complete is told if it had reached its last layer. A job that is over at the first look is
-not told at all.
+was complete or cancelled; complete is told if it had reached its last layer. (2) If the state or the
+job is another one than before, a short job was missed: it is told whole. What is over at the first look is not told.
 Source: Klipper docs/Status_Reference.md, "print_stats".
 """
 
@@ -62,6 +62,7 @@ class Job:
         self.listeners: list[Listener] = []
         self._table = table
         self._state = JobState.STANDBY
+        self._has_looked = False
         self._seen: _Seen = (None, None)
         self._durations: tuple[float, ...] = NO_DURATIONS
         self._raw = b"{}"
@@ -98,11 +99,15 @@ class Job:
             log.debug("print_stats.state is %r: ignored", stats.get("state"))
             return
         before, self._state = self._state, state
+        is_first, self._has_looked = not self._has_looked, True
         if before not in _ACTIVE:
             if state in _ACTIVE:
                 self._tell(STARTED, old, stats)
                 if state is JobState.PAUSED:
                     self._tell(PAUSED, stats, stats)
+            elif not is_first and state is not JobState.STANDBY and (state is not before or _is_another(old, stats)):
+                self._tell(STARTED, old, stats)
+                self._tell(_ENDS[state], stats, stats)
         elif state not in _ACTIVE:
             if _is_another(old, stats) and state is not JobState.STANDBY:
                 self._tell(_missed_end(old), old, old)
@@ -119,6 +124,7 @@ class Job:
 
     def clear(self) -> None:
         """Klippy went away. What becomes of a running job is for listeners of the link to say."""
+        self._has_looked = False
         self._state, self._seen, self._durations, self._raw = JobState.STANDBY, (None, None), NO_DURATIONS, b"{}"
 
     def _tell(self, event: str, before: Stats, after: Stats) -> None:

@@ -91,8 +91,10 @@ class TemperatureStore:
 
     @endpoint(GET, "/server/temperature_store")
     def list_series(self, call: Call, include_monitors: bool = False) -> Raw:
-        """Return one sample a second of every sensor, oldest first: `temperatures`, and `targets`, `powers`, `speeds`
-        where a sensor has them. Before the first sample there are zeros; a sensor that gives no value has null.
+        """Return one sample a second of every sensor, oldest first.
+
+        `temperatures`, and `targets`, `powers` and `speeds` where a sensor has them. Before the first sample there are
+        zeros; a sensor that gives no value has null.
 
         `include_monitors` adds what Klipper lists as temperature monitors, such as drivers that report theirs.
         """

@@ -713,13 +713,22 @@ class HttpConnection(asyncio.Protocol):
             return
         self._outbox.send(accepted(request.key))
 
+    def _is_all_sent(self) -> bool:
+        """Whether every answer is out of the outbox; if not, `_work` is called again."""
+        if self._outbox.blocked:
+            return False  # the client has to read first
+        if self._outbox.queued_bytes:  # corked, by what brought the answer: it goes out in this turn of the loop
+            asyncio.get_running_loop().call_soon(self._work)
+            return False
+        return True
+
     def _hand_over(self) -> None:
         """Give the transport away when the answer to the upgrade is on its way, with what came behind the request."""
         transport, successor = self._transport, self._successor
         assert transport is not None
         assert successor is not None
-        if self._outbox.queued_bytes or self._outbox.blocked:
-            return  # again when the client has read
+        if not self._is_all_sent():
+            return
         rest = self._unfed
         self._outbox.close()
         self._transport = self._successor = None
@@ -737,8 +746,8 @@ class HttpConnection(asyncio.Protocol):
         """Close when everything is sent. A client that still sends gets time to read the answer first."""
         transport = self._transport
         assert transport is not None
-        if self._outbox.queued_bytes or self._outbox.blocked:
-            return  # again when the client has read
+        if not self._is_all_sent():
+            return
         self._unfed = b""
         if self._is_cut and not self._has_eof:
             if not self._reads:

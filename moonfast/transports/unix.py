@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import socket
+import stat
 from typing import cast
 
 from moonfast.api.call import Call
@@ -126,10 +127,11 @@ class UnixServer:
     async def start(self) -> None:
         """Listen. A socket that nobody listens on any more is replaced. StartError: the path cannot be used."""
         loop = asyncio.get_running_loop()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._path)  # the data folder is ours: see the instance lock
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
+            with contextlib.suppress(FileNotFoundError):
+                if stat.S_ISSOCK(os.lstat(self._path).st_mode):  # anything else is not ours to delete
+                    os.unlink(self._path)  # nobody listens on it: see the lock of the data folder
             sock.bind(self._path)
             os.chmod(self._path, MODE)
         except OSError as exc:

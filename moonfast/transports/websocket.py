@@ -113,6 +113,7 @@ class WebSocket(asyncio.Protocol, Carrier):
         self._has_sent_close = True
         self._close_by = asyncio.get_running_loop().time() + CLOSE_TIMEOUT_S
         self.outbox.send(wsframe.encode_close(code, reason))
+        self.release()  # the peer's answer must arrive; what comes before it is ignored
         if self._parser.failed is not None:  # RFC 6455 section 7.1.7: nothing more can be understood from this peer
             self._peer_has_closed = True
 
@@ -179,7 +180,7 @@ class WebSocket(asyncio.Protocol, Carrier):
     # Carrier: flow of what is received
 
     def hold(self) -> None:
-        if self._transport is not None and self._reads:
+        if self._transport is not None and self._reads and not self._has_sent_close:
             self._reads = False
             self._transport.pause_reading()
 
@@ -263,6 +264,8 @@ class KlippyBridge(WebSocket):
             self._klippy.write(message)
 
     def from_klippy(self, message: bytes) -> None:
+        if not message.isascii():  # a text frame must be UTF-8, whatever Klippy sends
+            message = message.decode("utf-8", "replace").encode("utf-8")
         self.outbox.send(wsframe.encode_frame(message))
 
     def klippy_lost(self) -> None:
