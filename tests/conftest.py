@@ -1,13 +1,20 @@
-"""Runs `async def test_*` on a fresh event loop (uvloop where it is installed) and says what is being tested."""
+"""Runs `async def test_*` on a fresh event loop (uvloop where it is installed) and says what is being tested.
+
+`MOONFAST_BLOCK=uvloop,orjson` makes packages unavailable, as on machines that have no wheel of them.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
 import os
+import sys
 from typing import Any
 
 import pytest
+
+for _name in filter(None, os.environ.get("MOONFAST_BLOCK", "").split(",")):
+    sys.modules[_name] = None  # type: ignore[assignment]
 
 try:
     import uvloop
@@ -29,7 +36,10 @@ def pytest_report_header() -> str:
     from moonfast.speedups import IMPLEMENTATION
 
     loop = "uvloop" if _new_loop is not asyncio.new_event_loop else "asyncio"
-    return f"moonfast: {IMPLEMENTATION}, {loop}"
+    from moonfast import codec
+
+    json = "json" if codec.orjson is None else "orjson"
+    return f"moonfast: {IMPLEMENTATION}, {loop}, {json}"
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -22,9 +22,7 @@ from moonfast.errors import StartError
 from moonfast.server import Server
 from moonfast.vocab import KlippyState
 from tests.wire.fake_klippy import ETX, FakeKlippy
-
-WAIT_S = 10.0
-"""Whatever does not happen within this time does not happen."""
+from tests.wire.raw import WAIT_S, RawSocket, open_raw
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -176,7 +174,7 @@ class Running:
         self.url = f"ws://127.0.0.1:{port}/websocket"
         self.unix_path = os.path.join(data_path, "comms", "moonraker.sock")
         self.klippy_path = klippy_path(data_path)
-        self._clients: list[Client] = []
+        self._clients: list[Client | RawSocket] = []
 
     async def client(self, **options: Any) -> WebSocketClient:
         """A client on the WebSocket; `options` are those of `websockets`."""
@@ -187,6 +185,12 @@ class Running:
 
     async def unix_client(self) -> UnixClient:
         client = UnixClient(*await asyncio.open_unix_connection(self.unix_path, limit=1 << 26))
+        self._clients.append(client)
+        return client
+
+    async def raw(self, path: str = "/websocket", **options: Any) -> RawSocket:
+        """A WebSocket of single frames."""
+        client = await open_raw(self.port, path, **options)
         self._clients.append(client)
         return client
 

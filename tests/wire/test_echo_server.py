@@ -21,12 +21,12 @@ from tests.wire.raw import (
     PING,
     PONG,
     TEXT,
+    WAIT_S,
     RawSocket,
     close_frame,
     frame,
     raw_socket,
 )
-from tests.wire.running import WAIT_S
 
 VALID_TEXTS = [
     "Hello-µ@ßöäüàá-UTF-8!!".encode(),

@@ -217,7 +217,11 @@ def test_quoted_names_survive(name: str) -> None:
     assert line.params == {"FILENAME": name}
 
 
-@given(st.floats(0.0, 290.0), st.floats(0.0, 200.0), st.lists(st.floats(0.001, 600.0), min_size=1, max_size=20))
+@given(
+    st.just(0.0) | st.floats(30.0, 290.0),
+    st.floats(21.1, 200.0),
+    st.lists(st.floats(0.001, 600.0), min_size=1, max_size=20),
+)
 def test_steps_of_a_heater_may_have_any_length(target: float, start: float, steps: list[float]) -> None:
     one = Heater("a", rise=320.0, tau_s=140.0, gain=0.08, max_temp=290.0, temperature=start, target=target)
     many = Heater("b", rise=320.0, tau_s=140.0, gain=0.08, max_temp=290.0, temperature=start, target=target)

@@ -1,0 +1,281 @@
+"""Clients that read slowly, or not at all: bounded memory, whole frames in order, nobody else disturbed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from moonfast.speedups import fanout
+from moonfast.transports import hub, unix, websocket
+from tests.wire.fake_klippy import ETX
+from tests.wire.raw import CLOSE, PING, TEXT, Frame, RawSocket, close_frame, frame, raw_socket
+from tests.wire.running import Running, running, until
+
+CAP_BYTES = 200_000
+BUFFER_BYTES = 4096
+"""Of the sockets at both ends: what a client does not read is soon the server's to keep."""
+
+
+@pytest.fixture(autouse=True)
+def small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections with a small cap and a small SO_SNDBUF; time limits in hundredths of a second."""
+
+    def attach(pump: fanout.Pump, transport: asyncio.Transport) -> fanout.Outbox:
+        sock = transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
+        transport.set_write_buffer_limits(high=0, low=0)
+        return fanout.Outbox(pump, transport, sock.fileno(), CAP_BYTES)
+
+    monkeypatch.setattr(websocket, "attach_outbox", attach)
+    monkeypatch.setattr(unix, "attach_outbox", attach)
+    monkeypatch.setattr(hub, "TICK_S", 0.05)
+    monkeypatch.setattr(websocket, "CLOSE_TIMEOUT_S", 0.5)
+
+
+async def stalled(served: Running, objects: Any = None) -> tuple[RawSocket, Any]:
+    """A client that has subscribed and reads no more, and the server's side of it."""
+    before = set(served.server.hub.connections)
+    client = await served.raw(receive_bytes=BUFFER_BYTES)
+    await client.call("server.info")
+    if objects is not None:
+        await client.call("printer.objects.subscribe", {"objects": objects})
+    (uid,) = set(served.server.hub.connections) - before
+    client.reader._transport.pause_reading()  # type: ignore[attr-defined]
+    return client, served.server.hub.connections[uid]
+
+
+def resume(client: RawSocket) -> None:
+    client.reader._transport.resume_reading()  # type: ignore[attr-defined]
+
+
+async def push_until(served: Running, condition: Callable[[], object], limit: int = 3000) -> int:
+    """Push large updates of a counter until something holds; how many it took."""
+    for number in range(limit):
+        if condition():
+            return number
+        served.klippy.push({"toolhead": {"count": number, "filling": f"{number}" * 500}})
+        await asyncio.sleep(0)
+    raise AssertionError("it never happened")
+
+
+async def test_missed_updates_arrive_merged() -> None:
+    async with running() as served:
+        witness = await served.client()
+        await witness.subscribe({"toolhead": None, "gcode_move": None})
+        slow, connection = await stalled(served, {"toolhead": None, "gcode_move": ["speed"]})
+        await push_until(served, lambda: connection.outbox.behind)
+        held = connection.outbox.queued_bytes
+        for number in range(300):
+            served.klippy.push({"toolhead": {"n": number, f"f{number % 7}": number}, "gcode_move": {"speed": number}})
+        served.klippy.push({"gcode_move": {"gcode_position": [1]}})  # not in its filter
+        await until(lambda: witness.of("notify_status_update")[-1][0] == {"gcode_move": {"gcode_position": [1]}})
+        assert connection.outbox.queued_bytes == held  # nothing piles up, however much happens
+
+        resume(slow)
+        known: dict[str, dict[str, Any]] = {}
+        times = []
+        while known.get("gcode_move") != {"speed": 299}:
+            status, when = (await slow.recv_json("notify_status_update"))["params"]
+            times.append(when)
+            for name, fields in status.items():
+                known.setdefault(name, {}).update(fields)
+        assert times == sorted(set(times))
+        complete = {**served.klippy.objects["toolhead"]}
+        for field in ("position", "homed_axes"):  # never changed: they were in the first reply
+            del complete[field]
+        assert known == {"toolhead": complete, "gcode_move": {"speed": 299}}
+        assert len(times) < len(witness.of("notify_status_update")) / 2
+        served.klippy.push({"toolhead": {"n": -1}})  # and it goes on as before
+        assert (await slow.recv_json("notify_status_update"))["params"][0] == {"toolhead": {"n": -1}}
+        await slow.close()
+
+
+async def test_others_get_every_update_meanwhile() -> None:
+    async with running() as served:
+        witnesses = await served.clients(3)
+        for witness in witnesses:
+            await witness.subscribe({"toolhead": None})
+        slow = [await stalled(served, {"toolhead": None}) for _ in range(5)]
+        count = await push_until(served, lambda: all(connection.outbox.behind for _, connection in slow))
+        for witness in witnesses:
+            await witness.wait_for("notify_status_update", count)
+            counts = [status["toolhead"]["count"] for status, _ in witness.of("notify_status_update")]
+            assert counts == list(range(count))
+        for client, _ in slow:
+            await client.close()
+
+
+async def test_gcode_responses_are_kept_until_the_cap_then_the_client_is_closed() -> None:
+    async with running() as served:
+        witness = await served.client()
+        slow, connection = await stalled(served)
+        sent = 0
+        while not connection._is_closed:
+            served.klippy.respond(f"{sent} " + "x" * 2000)
+            sent += 1
+            await asyncio.sleep(0.0005)
+            assert served.server.hub.pump.queued_bytes <= CAP_BYTES
+            assert sent < 1000
+            if connection.uid in served.server.hub.connections and connection.outbox.queued_bytes == 0 and sent > 150:
+                resume(slow)
+        await witness.wait_for("notify_gcode_response", sent)
+        resume(slow)
+        with contextlib.suppress(EOFError, ConnectionError):
+            received = [await slow.recv()]
+            while received[-1].opcode != CLOSE:
+                received.append(await slow.recv())
+        texts = [item.json["params"][0] for item in received if item.opcode == TEXT]
+        assert [int(text.split()[0]) for text in texts] == list(range(len(texts)))  # without a gap up to the end
+        if received[-1].opcode == CLOSE:
+            assert received[-1].code == 1013
+        await slow.close()
+        await until(lambda: served.server.hub.pump.queued_bytes == 0)
+
+
+async def test_a_slow_client_that_reads_its_close_frame() -> None:
+    async with running() as served:
+        slow, connection = await stalled(served)
+        while not connection.outbox.queued_bytes:
+            served.klippy.respond("x" * 2000)
+            await asyncio.sleep(0)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(websocket, "CLOSE_TIMEOUT_S", 60.0)
+            for _ in range(200):
+                served.klippy.respond("x" * 2000)
+            await until(lambda: not connection.outbox.queued_bytes)
+            resume(slow)
+            while (found := await slow.recv()).opcode != CLOSE:
+                assert found.opcode in (TEXT, PING)
+            assert found.code == 1013
+            assert await slow.end()
+        await slow.close()
+
+
+async def test_the_total_cap_takes_the_largest_first() -> None:
+    async with running() as served:
+        served.server.hub.pump.close()
+        served.server.hub.pump = served.server.status._pump = fanout.Pump(
+            asyncio.get_running_loop().call_soon, CAP_BYTES
+        )
+        await served.server.klippy.stop()  # it holds the pump of before
+        small = [await stalled(served) for _ in range(3)]
+        large, connection = await stalled(served)
+        for _, other in small:
+            for _ in range(20):
+                other.send(b'"%b"' % (b"s" * 1000))
+        while not connection._is_closed and connection.outbox.queued_bytes < CAP_BYTES:
+            connection.send(b'"%b"' % (b"l" * 5000))
+            if connection.outbox.queued_bytes == 0 and connection.outbox.blocked:
+                break
+        await until(lambda: connection.uid not in served.server.hub.connections)
+        assert len(served.server.hub.connections) == 3
+        for client, _ in [*small, (large, None)]:
+            await client.close()
+
+
+async def test_a_reply_larger_than_the_cap_is_sent() -> None:
+    async with running() as served, raw_socket(served.port, receive_bytes=BUFFER_BYTES) as client:
+        served.klippy.objects["configfile"] = {"config": "x" * (CAP_BYTES * 3)}
+        answer = await client.call("printer.objects.query", {"objects": {"configfile": None}})
+        assert len(answer["result"]["status"]["configfile"]["config"]) == CAP_BYTES * 3
+
+
+async def test_frames_never_interleave() -> None:
+    random_ = random.Random(7)
+    async with running() as served, raw_socket(served.port, receive_bytes=BUFFER_BYTES) as client:
+        await client.call("printer.objects.subscribe", {"objects": {"toolhead": None}})
+        reader, writer = await asyncio.open_unix_connection(served.unix_path, limit=BUFFER_BYTES * 64)
+        is_done = False
+
+        async def produce() -> None:
+            nonlocal is_done
+            for number in range(150):
+                served.klippy.respond(f"{number} " + "g" * random_.choice((1, 10, 3000, 9000)))
+                served.klippy.push({"toolhead": {"n": number, "filling": "s" * random_.choice((1, 300, 5000))}})
+                await client.send_json({"jsonrpc": "2.0", "method": "server.info", "id": number})
+                await client.send(frame(b"%d" % number, PING))
+                await asyncio.sleep(random_.choice((0, 0, 0.002)))
+            is_done = True
+
+        producing = asyncio.get_running_loop().create_task(produce())
+        got: dict[str, list[int]] = {"gcode": [], "status": [], "reply": [], "pong": []}
+        while len(got["reply"]) < 150 or len(got["gcode"]) < 150 or len(got["pong"]) < 150 or not is_done:
+            found = await client.recv()
+            if random_.random() < 0.2:
+                await asyncio.sleep(0.002)
+            _sort_in(found, got)
+        await producing
+        while got["status"][-1] < 149:
+            _sort_in(await client.recv(), got)
+        assert got["gcode"] == got["reply"] == got["pong"] == list(range(150))
+        assert got["status"] == sorted(set(got["status"]))
+        texts = [json.loads((await reader.readuntil(ETX))[:-1]) for _ in range(150)]
+        assert [int(text["params"][0].split()[0]) for text in texts] == list(range(150))
+        writer.close()
+
+
+def _sort_in(found: Frame, got: dict[str, list[int]]) -> None:
+    if found.opcode != TEXT:
+        if found.payload:
+            got["pong"].append(int(found.payload))
+        return
+    message = found.json
+    if "id" in message:
+        got["reply"].append(message["id"])
+    elif message["method"] == "notify_gcode_response":
+        got["gcode"].append(int(message["params"][0].split()[0]))
+    elif message["method"] == "notify_status_update":
+        got["status"].append(message["params"][0]["toolhead"]["n"])
+
+
+async def test_klippy_is_read_whatever_the_clients_do() -> None:
+    async with running() as served:
+        slow = [(await stalled(served, {"toolhead": None}))[0] for _ in range(3)]
+        witness = await served.client()
+        for number in range(500):
+            served.klippy.push({"toolhead": {"count": number, "filling": "x" * 10_000}})
+        served.klippy.respond("end")
+        await witness.wait_for("notify_gcode_response")
+        assert served.klippy.peer.transport.get_write_buffer_size() == 0
+        assert served.server.hub.pump.queued_bytes <= 3 * CAP_BYTES
+        for client in slow:
+            await client.close()
+
+
+async def test_a_stalled_unix_client_is_cut_off() -> None:
+    async with running() as served:
+        witness = await served.client()
+        reader, writer = await asyncio.open_unix_connection(served.unix_path)
+        await until(lambda: len(served.server.hub.connections) == 2)
+        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        for _ in range(200):
+            served.klippy.respond("x" * 5000)
+        await until(lambda: len(served.server.hub.connections) == 1)
+        await witness.wait_for("notify_gcode_response", 200)
+        writer.close()
+
+
+async def test_the_server_stops_though_nobody_reads() -> None:
+    async with running() as served:
+        slow = [(await stalled(served, {"toolhead": None}))[0] for _ in range(3)]
+        await push_until(served, lambda: all(item.outbox.behind for item in served.server.hub.connections.values()))
+        await served.server.stop()
+        assert not served.server.hub.connections
+        for client in slow:
+            await client.close()
+
+
+async def test_a_client_that_only_closes_slowly() -> None:
+    async with running() as served:
+        slow, connection = await stalled(served, {"toolhead": None})
+        await push_until(served, lambda: connection.outbox.behind)
+        await slow.send(close_frame(1000))
+        await until(lambda: connection.uid not in served.server.hub.connections)  # though it never reads the answer
+        await slow.close()
