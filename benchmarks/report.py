@@ -84,6 +84,14 @@ BUDGETS = [
     Budget("idle, Klippy at 4 Hz, nobody connected", "idle", "cpu_percent", "% of a core", at_most=0.1),
     Budget("10 stalled clients: growth", "stalled", "growth_mb", "MB", at_most=5),
     Budget("10 stalled clients: kept after they are gone", "stalled", "kept_mb", "MB", at_most=1),
+    Budget(
+        "`emergency_stop` beside 500 clients, p99 to the answer",
+        "emergency-stop",
+        "p99_us",
+        "ms",
+        at_most=5,
+        scale=1e-3,
+    ),
     Budget("10 stalled clients: p99 of the others", "stalled", "p99_us", "us", times_own=(1.25, "p99_us_alone")),
 ]
 

@@ -243,6 +243,19 @@ def stalled(contender: Contender, mode: str, seconds: float) -> Numbers:
     }
 
 
+def emergency_stop(contender: Contender, mode: str, seconds: float) -> Numbers:
+    """Time from a client's `printer.emergency_stop` to its answer, while 500 clients receive and three of them stall.
+
+    The answer comes after the request was on Klippy's socket, so this is an upper bound of the way there.
+    """
+    with Stage(contender, rate=4, gcode_rate=2, limit_mode=mode) as stage:
+        swarm = stage.tool("swarm", {"--port": stage.port, "--clients": 497, "--stall": 3})
+        swarm.answer(60)
+        time.sleep(2)
+        options = {"--port": stage.port, "--rate": 20} | _rpc("printer.emergency_stop")
+        return _called(stage, stage.tool("caller", options | {"--bursts": round(20 * seconds)}), seconds)
+
+
 def _rpc(method: str, params: str | None = None) -> dict[str, object]:
     options: dict[str, object] = {"--kind": "rpc", "--method": method}
     return options | ({"--params": params} if params else {})
@@ -275,4 +288,5 @@ SCENARIOS: list[Scenario] = [
     Scenario("startup", startup, "imports"),
     Scenario("idle", idle, seconds=30),
     Scenario("stalled", stalled, seconds=25),
+    Scenario("emergency-stop", emergency_stop, seconds=20),
 ]
