@@ -11,3 +11,6 @@ def members(text: bytes) -> dict[str, bytes]:
 
 def elements(text: bytes) -> list[bytes]:
     """Return the raw elements of an array. SpanError: it is not valid."""
+
+__pyx_capi__: dict[str, object]
+"""For the other modules of the hot path: what jsonspan.pxd declares."""
