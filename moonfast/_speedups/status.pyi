@@ -19,7 +19,8 @@ def canonical(objects: dict[str, list[str] | None]) -> bytes:
 
 @disjoint_base
 class StatusTable:
-    def __init__(self) -> None: ...
+    """What Klippy has told, and who wants to know what of it."""
+
     @property
     def seq(self) -> int:
         """Number of the last update; never goes back, also not by clear()."""
