@@ -98,7 +98,7 @@ cdef class StatusTable:
     cdef frozenset watched
     cdef object groups      # WeakValueDictionary: canonical filter -> FilterGroup
 
-    def __init__(self):
+    def __cinit__(self):
         self.eventtime = b"0.0"
         self.objects = {}
         self.last_changed = {}
