@@ -48,7 +48,7 @@ from moonfast.transports import response
 from moonfast.transports.body import read_arguments
 from moonfast.transports.router import Router, split_target
 from moonfast.transports.upgrade import Upgrade, UpgradeRequired, accepted, check
-from moonfast.transports.websocket import attach_outbox
+from moonfast.transports.websocket import announce_backlog, attach_outbox
 from moonfast.vocab import Access, Transport, Verb
 
 log = logging.getLogger(__name__)
@@ -259,6 +259,7 @@ class HttpConnection(asyncio.Protocol):
         self._is_encrypted = isinstance(transport.get_extra_info("ssl_object"), ssl.SSLObject)
         self._outbox = attach_outbox(self._site.pump, self._transport)
         self._outbox.on_overflow = self.abort
+        announce_backlog(self._transport)
         if not self._site.enter(self):
             self._refuse(Unavailable("Too many connections: close some, or try again later"))
             self._work()

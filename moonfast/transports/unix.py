@@ -19,7 +19,7 @@ from moonfast.rpc.jsonrpc import JsonRpc
 from moonfast.speedups import fanout, framing
 from moonfast.transports.connection import Carrier, Connection
 from moonfast.transports.hub import Hub
-from moonfast.transports.websocket import attach_outbox
+from moonfast.transports.websocket import announce_backlog, attach_outbox
 from moonfast.vocab import Transport
 
 log = logging.getLogger(__name__)
@@ -51,6 +51,7 @@ class UnixConnection(asyncio.Protocol, Carrier):
         self.connection = Connection(
             self._hub.new_uid(), Call(Transport.UNIX), self._rpc, outbox, framing.frame_message, self
         )
+        announce_backlog(self._transport)
         self._hub.enter(self.connection)
 
     def data_received(self, data: bytes) -> None:

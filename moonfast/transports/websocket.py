@@ -62,6 +62,7 @@ class WebSocket(asyncio.Protocol, Carrier):
         self.outbox = attach_outbox(self._pump, self._transport)
         self.outbox.on_overflow = self._overflowed
         self.outbox.on_drained = self._drained
+        announce_backlog(self._transport)
         self._last_heard = self._last_ping = asyncio.get_running_loop().time()
         self._hub.enter_timed(self)
         self.opened()
@@ -310,8 +311,19 @@ class _BridgeEnd(asyncio.Protocol):
 
 
 def attach_outbox(pump: fanout.Pump, transport: asyncio.Transport) -> fanout.Outbox:
-    """Give an open transport an outbox: by its descriptor, or, if it is encrypted, through itself."""
+    """Give an open transport an outbox: by its descriptor, or, if it is encrypted, through itself.
+
+    The owner calls `announce_backlog` when it is ready for pause_writing.
+    """
+    is_encrypted = isinstance(transport.get_extra_info("ssl_object"), ssl.SSLObject)
+    sock = transport.get_extra_info("socket")
+    outbox = fanout.Outbox(pump, transport, -1 if is_encrypted or sock is None else sock.fileno())
+    if transport.get_write_buffer_size() > 0:
+        outbox.paused()  # its protocol of before was told; the end of it will be told to the new one
+    return outbox
+
+
+def announce_backlog(transport: asyncio.Transport) -> None:
+    """Let a transport tell of every byte that it holds. TLS still holds some of its own when it is opened."""
     is_encrypted = isinstance(transport.get_extra_info("ssl_object"), ssl.SSLObject)
     transport.set_write_buffer_limits(high=1 if is_encrypted else 0, low=0)
-    sock = transport.get_extra_info("socket")
-    return fanout.Outbox(pump, transport, -1 if is_encrypted or sock is None else sock.fileno())

@@ -204,7 +204,8 @@ class Running:
         head = f"{method} {target} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: {len(content)}"
         kind = "\r\nContent-Type: application/json\r\n\r\n"
         writer.write(head.encode() + kind.encode() + content)
-        answer = await reader.read()
+        async with asyncio.timeout(WAIT_S):
+            answer = await reader.read()
         writer.close()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from moonfast.klippy import connection, session
 from moonfast.vocab import KlippyState
 from tests.wire.fake_klippy import ETX, NO_ANSWER, FakeKlippy, Refused
+from tests.wire.raw import WAIT_S
 from tests.wire.running import RpcError, Running, running, until
 
 
@@ -169,6 +171,14 @@ async def test_requests_and_errors_pass_through() -> None:
         slow = await client.start_call("printer.gcode.help")
         assert (await client.call("printer.info"))["state"] == "ready"  # a slow call holds up no other
         assert not slow.done()
+
+
+async def test_an_http_connection_ends_with_klippys_answer() -> None:
+    async with running() as served:
+        site = served.server._site
+        site.limits = replace(site.limits, linger_s=1000.0, idle_s=1000.0)  # what is not closed at once stays open
+        async with asyncio.timeout(WAIT_S):
+            assert (await served.http("GET", "/printer/info"))[0] == 200  # with "Connection: close"
 
 
 async def test_gcode_responses_reach_everyone_in_order() -> None:

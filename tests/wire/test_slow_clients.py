@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 from moonfast.speedups import fanout
 from moonfast.transports import hub, unix, websocket
-from tests.wire.fake_klippy import ETX
 from tests.wire.raw import CLOSE, PING, TEXT, Frame, RawSocket, close_frame, frame, raw_socket
-from tests.wire.running import Running, running, until
+from tests.wire.running import Client, Running, running, until
 
 CAP_BYTES = 200_000
 BUFFER_BYTES = 4096
@@ -54,12 +52,14 @@ def resume(client: RawSocket) -> None:
     client.reader._transport.resume_reading()  # type: ignore[attr-defined]
 
 
-async def push_until(served: Running, condition: Callable[[], object], limit: int = 3000) -> int:
-    """Push large updates of a counter until something holds; how many it took."""
-    for number in range(limit):
+async def push_until(served: Running, condition: Callable[[], object], witnesses: Sequence[Client] = ()) -> int:
+    """Push large updates of a counter until something holds, at the pace of the witnesses; how many it took."""
+    for number in range(3000):
         if condition():
             return number
         served.klippy.push({"toolhead": {"count": number, "filling": f"{number}" * 500}})
+        for witness in witnesses:
+            await witness.wait_for("notify_status_update", number + 1)
         await asyncio.sleep(0)
     raise AssertionError("it never happened")
 
@@ -103,7 +103,7 @@ async def test_others_get_every_update_meanwhile() -> None:
         for witness in witnesses:
             await witness.subscribe({"toolhead": None})
         slow = [await stalled(served, {"toolhead": None}) for _ in range(5)]
-        count = await push_until(served, lambda: all(connection.outbox.behind for _, connection in slow))
+        count = await push_until(served, lambda: all(connection.outbox.behind for _, connection in slow), witnesses)
         for witness in witnesses:
             await witness.wait_for("notify_status_update", count)
             counts = [status["toolhead"]["count"] for status, _ in witness.of("notify_status_update")]
@@ -168,34 +168,30 @@ async def test_frames_never_interleave() -> None:
     random_ = random.Random(7)
     async with running() as served, raw_socket(served.port, receive_bytes=BUFFER_BYTES) as client:
         await client.call("printer.objects.subscribe", {"objects": {"toolhead": None}})
-        reader, writer = await asyncio.open_unix_connection(served.unix_path, limit=BUFFER_BYTES * 64)
-        is_done = False
+        unix_client = await served.unix_client()
+        await unix_client.call("server.info")
+        got: dict[str, list[int]] = {"gcode": [], "status": [], "reply": [], "pong": []}
 
         async def produce() -> None:
-            nonlocal is_done
             for number in range(150):
                 served.klippy.respond(f"{number} " + "g" * random_.choice((1, 10, 3000, 9000)))
                 served.klippy.push({"toolhead": {"n": number, "filling": "s" * random_.choice((1, 300, 5000))}})
                 await client.send_json({"jsonrpc": "2.0", "method": "server.info", "id": number})
                 await client.send(frame(b"%d" % number, PING))
                 await asyncio.sleep(random_.choice((0, 0, 0.002)))
-            is_done = True
+                await until(lambda number=number: number - len(got["gcode"]) < 8)  # it stays below the cap
 
         producing = asyncio.get_running_loop().create_task(produce())
-        got: dict[str, list[int]] = {"gcode": [], "status": [], "reply": [], "pong": []}
-        while len(got["reply"]) < 150 or len(got["gcode"]) < 150 or len(got["pong"]) < 150 or not is_done:
+        while min(map(len, (got["gcode"], got["reply"], got["pong"]))) < 150 or got["status"][-1] < 149:
             found = await client.recv()
             if random_.random() < 0.2:
                 await asyncio.sleep(0.002)
             _sort_in(found, got)
         await producing
-        while got["status"][-1] < 149:
-            _sort_in(await client.recv(), got)
         assert got["gcode"] == got["reply"] == got["pong"] == list(range(150))
         assert got["status"] == sorted(set(got["status"]))
-        texts = [json.loads((await reader.readuntil(ETX))[:-1]) for _ in range(150)]
-        assert [int(text["params"][0].split()[0]) for text in texts] == list(range(150))
-        writer.close()
+        await unix_client.wait_for("notify_gcode_response", 150)
+        assert [int(text.split()[0]) for (text,) in unix_client.of("notify_gcode_response")] == list(range(150))
 
 
 def _sort_in(found: Frame, got: dict[str, list[int]]) -> None:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import random
+import shutil
 import socket
 import stat
 
@@ -75,6 +76,7 @@ async def test_a_socket_that_was_left_behind_is_replaced() -> None:
     assert json.loads((await reader.readuntil(ETX))[:-1])["id"] == 7
     writer.close()
     await server.stop()
+    await asyncio.to_thread(shutil.rmtree, data_path)
 
 
 @pytest.mark.parametrize("is_folder", [False, True])
@@ -89,6 +91,7 @@ async def test_what_is_no_socket_is_left_alone(is_folder: bool) -> None:
     with pytest.raises(StartError, match=r"moonraker\.sock"):
         await start_server(data_path)
     assert os.path.exists(path)
+    await asyncio.to_thread(shutil.rmtree, data_path)
 
 
 async def test_a_message_that_is_too_large(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
