@@ -18,7 +18,6 @@ from typing import Any
 from moonfast import log as logs
 from moonfast.access.cors import OriginRule
 from moonfast.access.trusted import TrustedClients
-from moonfast.api.call import HttpAnswer
 from moonfast.api.invoke import Invoker
 from moonfast.api.reference_api import ReferenceApi
 from moonfast.api.table import EndpointTable
@@ -29,6 +28,7 @@ from moonfast.data_path import DataFolder, Options, claim
 from moonfast.errors import MoonfastError, StartError
 from moonfast.klippy.api import PrinterApi
 from moonfast.klippy.session import Klippy
+from moonfast.pages import load_pages
 from moonfast.registry import Components
 from moonfast.rpc.jsonrpc import JsonRpc
 from moonfast.rpc.over_http import JsonRpcOverHttp
@@ -119,7 +119,7 @@ class Server:
                 "/websocket": lambda upgrade: RpcWebSocket(self.hub, self.rpc, upgrade.call),
                 "/klippysocket": lambda upgrade: KlippyBridge(self.hub, self.klippy.path),
             },
-            pages=_pages(),
+            pages=load_pages(),
             has_room=self.hub.has_room,
             refuse_unknown=self.klippy.refuse_unknown,
             prefix=_prefix(self._settings.route_prefix),
@@ -235,10 +235,6 @@ BUILT_IN = (
 
 def _own_names() -> list[str]:
     return [socket.gethostname(), socket.getfqdn()] if socket.gethostname() else []
-
-
-def _pages() -> dict[str, HttpAnswer]:
-    return {}
 
 
 def _prefix(text: str | None) -> str:
