@@ -21,7 +21,7 @@ let socket = null;
 let attempts = 0;
 let lastId = 0;
 const waiting = new Map();
-const series = new Map(); // sensor -> {temperatures, target, colour}
+const series = new Map(); // sensor -> {temperatures, colour, shown}
 const status = {};
 const logLines = [];
 
@@ -92,7 +92,7 @@ async function refresh() {
     return;
   }
   const printer = await call("printer.info");
-  byId("message").textContent = info.klippy_state === "ready" ? "" : printer.state_message;
+  byId("message").textContent = printer.state_message;
   if (info.klippy_state !== "ready") {
     setTimeout(() => refresh().catch(() => {}), 2000);
     return;
@@ -107,7 +107,9 @@ async function showStore() {
   const store = await call("server.temperature_store", { include_monitors: false });
   series.clear();
   Object.keys(store).sort().forEach((name, index) => {
-    series.set(name, { temperatures: store[name].temperatures || [], target: null, colour: COLOURS[index % COLOURS.length] });
+    const temperatures = store[name].temperatures || [];
+    const first = temperatures.findIndex((value) => value !== 0); // zeros stand for the time before the first sample
+    series.set(name, { temperatures: first < 0 ? [] : temperatures.slice(first), colour: COLOURS[index % COLOURS.length] });
   });
   const list = byId("sensors");
   list.replaceChildren();
