@@ -90,7 +90,8 @@ class StatusTable:
                 item.seq = seq
                 changed[name] = item
         if changed or not only_changes:
-            self.seq, self._changed = seq, changed
+            self.seq = seq
+        self._changed = changed
         self.eventtime = eventtime
         return [name for name in update if name in self._watched and name in changed]
 

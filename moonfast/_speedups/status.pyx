@@ -3,16 +3,19 @@
 # Theory  moonfast/_pure/status.py, at its top. This is the same; an update is located by one scan over its bytes, and the
 #         pieces that groups splice are made at most once for each update.
 # Memory  values are copies, as the update's bytes would be kept whole otherwise.
-# Bounds  nothing is read but through jsonspan's Scan. The table holds what Klippy was asked for, and no more.
+# Bounds  nothing is read but through jsonspan's Scan; written through a pointer is only in `joined`, which has counted
+#         the bytes first. The table holds what Klippy was asked for, and no more.
 # Twin    moonfast/_pure/status.py; tests/twins/test_status.py.
 
 import json
+from json.encoder import encode_basestring
 from weakref import WeakValueDictionary
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.dict cimport PyDict_GetItem
 from cpython.object cimport PyObject
 from cpython.set cimport PySet_Contains
+from libc.string cimport memcpy
 
 from moonfast._speedups.jsonspan cimport (
     NO_OBJECT,
@@ -32,14 +35,42 @@ from moonfast._speedups.jsonspan cimport (
 
 from moonfast.errors import SpanError
 
-NOTIFICATION = b'{"jsonrpc":"2.0","method":"notify_status_update","params":[{'
+cdef bytes C_NOTIFICATION = b'{"jsonrpc":"2.0","method":"notify_status_update","params":[{'
+NOTIFICATION = C_NOTIFICATION
 
 
 def quote(str text not None):
     try:
-        return json.dumps(text, ensure_ascii=False).encode()
+        return encode_basestring(text).encode()  # json.dumps without a new encoder for each of a thousand names
     except UnicodeEncodeError:
         return json.dumps(text).encode()
+
+
+cdef unsigned char* put(unsigned char* at, bytes part) noexcept:
+    """Copy a part to `at`, which has room for it; return where it ends."""
+    memcpy(at, PyBytes_AS_STRING(part), PyBytes_GET_SIZE(part))
+    return at + PyBytes_GET_SIZE(part)
+
+
+cdef bytes joined(bytes head, bytes opening, list pieces, bytes closing, bytes tail):
+    """head, opening, the pieces (bytes) with commas between, closing, tail: one allocation, every byte copied once."""
+    cdef Py_ssize_t count = len(pieces)
+    cdef Py_ssize_t size = len(head) + len(opening) + len(closing) + len(tail) + (count - 1 if count else 0)
+    cdef Py_ssize_t number
+    cdef bytes piece
+    cdef bytes result
+    cdef unsigned char* at
+    for piece in pieces:
+        size += PyBytes_GET_SIZE(piece)
+    result = PyBytes_FromStringAndSize(NULL, size)
+    at = put(put(<unsigned char*>PyBytes_AS_STRING(result), head), opening)
+    for number, piece in enumerate(pieces):
+        if number:
+            at[0] = b","
+            at += 1
+        at = put(at, piece)
+    put(put(at, closing), tail)
+    return result
 
 
 cdef class _Field:
@@ -67,7 +98,7 @@ cdef class _Object:
         cdef list pieces = []
         for field in fields:
             pieces.append(field.get_piece())
-        return b"%b{%b}" % (self.key, b",".join(pieces))
+        return joined(self.key, b"{", pieces, b"}", b"")
 
     cdef bytes changed_piece(self):
         if self.piece is None:
@@ -115,6 +146,8 @@ cdef class StatusTable:
         check_number(eventtime)
         update = read_update(status)
         for name, fields in update.items():
+            if fields is None:
+                continue
             item = self.objects.get(name)
             if item is None:
                 item = self.objects[name] = new_object(name)
@@ -135,7 +168,7 @@ cdef class StatusTable:
                 changed[name] = item
         if changed or not only_changes:
             self.seq = seq
-            self.last_changed = changed
+        self.last_changed = changed
         self.eventtime = eventtime
         return [name for name in update if name in self.watched and name in changed]
 
@@ -236,7 +269,7 @@ cdef class FilterGroup:
                 if len(parts) == len(item.changed):
                     pieces.append(item.changed_piece())
                 else:
-                    pieces.append(b"%b{%b}" % (item.key, b",".join(parts)))
+                    pieces.append(joined(item.key, b"{", parts, b"}", b""))
         if not pieces:
             return None
         self.base = self.seq
@@ -261,7 +294,7 @@ cdef class FilterGroup:
         return self.notification(pieces) if pieces else None
 
     cdef bytes notification(self, list pieces):
-        return b"%b%b},%b]}" % (NOTIFICATION, b",".join(pieces), self.table.eventtime)
+        return joined(C_NOTIFICATION, b"", pieces, b"},", self.table.eventtime + b"]}")
 
     def snapshot(self):
         cdef list pieces = []
@@ -313,7 +346,7 @@ cdef int check_number(bytes text) except -1:
 
 
 cdef dict read_update(bytes status):
-    """{object: {field: value}} of the objects whose value is an object. Nothing is kept of a text that is not valid."""
+    """{object: {field: value}}, None for what is no object. Nothing is kept of a text that is not valid."""
     cdef Scan scan = scan_of(status)
     cdef dict update = {}
     cdef dict fields
@@ -348,7 +381,7 @@ cdef dict read_update(bytes status):
         else:
             if not scan_value(&scan, &value):
                 raise_fault(&scan)
-            update.pop(name, None)  # the last of duplicates wins
+            update[name] = None  # of duplicates the last wins, in the place of the first
         if not close_or_comma(&scan, b"}", &is_done):
             raise_fault(&scan)
     if not scan_end(&scan):

@@ -231,3 +231,22 @@ def test_raw_values_pass_untouched(impl: Any) -> None:
 def test_quote(impl: Any) -> None:
     for text in ("plain", 'a"b', "ü✓", "\n", "\ud800"):
         assert json.loads(impl.status.quote(text)) == text
+
+
+def test_a_reply_that_repeats_everything_changes_nothing(impl: Any) -> None:
+    table = impl.status.StatusTable()
+    whole, part = table.group({"a": None}), table.group({"a": ["x"]})
+    table.apply(b'{"a":{"x":1,"y":2}}', b"1.0")
+    assert whole.changed() is not None
+    assert part.changed() is not None
+    for update in (b'{"a":{"x":1,"y":2}}', b"{}"):
+        assert table.apply(update, b"2.0", only_changes=True) == []
+        assert (table.seq, whole.changed(), part.changed()) == (1, None, None)
+
+
+def test_of_duplicate_objects_the_last_wins_in_the_place_of_the_first(impl: Any) -> None:
+    table = impl.status.StatusTable()
+    table.apply(b'{"a":null,"b":{"x":1},"a":{"x":2}}', b"1.0")
+    assert table.names() == ["a", "b"]
+    table.apply(b'{"b":{"x":9},"c":{"x":1},"b":null}', b"2.0")
+    assert (table.field("b", "x"), table.names()) == (b"1", ["a", "b", "c"])
