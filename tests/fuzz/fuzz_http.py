@@ -7,22 +7,15 @@ The first byte of the input says how the stream is cut; the rest is the stream.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import importlib
 import json
-import random
 import re
-import sys
-import time
-from pathlib import Path
 from typing import Any
 
 from moonfast.transports.http import HttpConnection, Limits
-from tests.fuzz.fuzz_wsframe import mutations
+from tests.fuzz.target import Target
 from tests.wire.site import new_site
 
-CORPUS = Path(__file__).parent / "corpus" / "http"
 STATUSES = {100, 101, 200, 201, 204, 304, 400, 401, 403, 404, 405, 408, 413, 414, 415, 417, 426, 431, 500, 503}
 LIMITS = Limits(target_bytes=500, head_bytes=2000, body_bytes=2000)
 _DATE = re.compile(rb"\r\nDate: [^\r]*")
@@ -140,38 +133,7 @@ def check_answers(answers: bytes, stream: bytes) -> None:
         assert status >= 200 or status == 100
 
 
-def seeds() -> list[bytes]:
-    return [path.read_bytes() for path in sorted(CORPUS.iterdir())]
-
-
-def main() -> None:
-    try:
-        atheris = importlib.import_module("atheris")
-    except ImportError:
-        atheris = None
-    if atheris is not None:
-        atheris.Setup([*sys.argv, str(CORPUS)], one_input)
-        atheris.Fuzz()
-        return
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--seed", type=int, default=None)
-    options = parser.parse_args()
-    seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 32)
-    print(f"seed {seed}", flush=True)
-    end = time.monotonic() + options.seconds
-    count = 0
-    for data in mutations(random.Random(seed), seeds()):
-        if time.monotonic() > end:
-            break
-        try:
-            one_input(data)
-        except BaseException:
-            print(f"input {data.hex()}", file=sys.stderr)
-            raise
-        count += 1
-    print(f"{count} inputs")
-
+TARGET = Target("http", one_input)
 
 if __name__ == "__main__":
-    main()
+    TARGET.main()
