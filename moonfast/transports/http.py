@@ -615,8 +615,12 @@ class HttpConnection(asyncio.Protocol):
             raise site.unknown(encoded if path is None else path)
         if method not in ("GET", "HEAD"):
             raise MethodNotAllowed(_PAGE_METHODS)
-        if page is not None:
+        if page is not None and path == "/" and not encoded.endswith("/"):
+            # the prefix alone: the addresses in the page are relative to the folder that it names
+            request.answer = HttpAnswer(status=308, headers=(("Location", f"{site.router.prefix}/"),))
+        elif page is not None:
             request.answer = page.answer(request.headers.get("if-none-match"))
+        if page is not None:
             return
         assert path is not None
         request.key = check(method, parser.get_http_version(), request.headers)

@@ -49,6 +49,9 @@ async def test_under_a_prefix() -> None:
     async with running("[server]\nroute_prefix: printer1") as served:
         head, body = await fetch(served.port, "/printer1/")
         assert head.startswith("HTTP/1.1 200")
+        moved, _ = await fetch(served.port, "/printer1")
+        assert moved.startswith("HTTP/1.1 308")
+        assert "\r\nLocation: /printer1/" in moved
         links = re.findall(r'(?:href|src)="([^"]+)"', body.decode())
         assert len(links) == 3
         for link in links:
