@@ -275,7 +275,7 @@ async def test_route_prefix() -> None:
         client = await served.client()
         for target, status in (
             ("/printer1/who", 200),
-            ("/printer1", 200),
+            ("/printer1", 308),
             ("/printer1/", 200),
             ("/who", 404),
             ("/printer1who", 404),
