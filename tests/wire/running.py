@@ -141,7 +141,8 @@ class WebSocketClient(Client):
         self.close_code = self.connection.close_code
 
     async def close(self) -> None:
-        await self.connection.close()
+        with contextlib.suppress(AttributeError):  # the library aborts a transport that asyncio has let go of already
+            await self.connection.close()
         await self._reader
 
 
