@@ -84,6 +84,7 @@ class Printer:
             },
             "heater_bed": lambda: _heater(self.bed),
             "fan": lambda: {"speed": self.fan_speed, "rpm": None},
+            "temperature_host host": lambda: {"temperature": HOST_C},
             "temperature_sensor host": lambda: _sensor(HOST_C),
             "temperature_sensor chamber": lambda: _sensor(
                 round(AMBIENT_C + (self.bed.temperature - AMBIENT_C) * 0.2, 2)
@@ -112,6 +113,12 @@ class Printer:
                 | {"can_extrude": self.can_extrude, "pressure_advance": 0.0, "smooth_time": 0.04, "motion_queue": None}
             ),
             "system_stats": _system_stats,
+            "manual_probe": lambda: {
+                "is_active": False,
+                "z_position": None,
+                "z_position_lower": None,
+                "z_position_upper": None,
+            },
         }
 
     @property
