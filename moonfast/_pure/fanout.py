@@ -175,7 +175,7 @@ class Pump:
 
     def _shed(self) -> None:
         """Get below the total cap: the largest queue goes first."""
-        while self.queued_bytes > self._total_cap_bytes:
+        while self._loaded and self.queued_bytes > self._total_cap_bytes:
             largest = max(self._loaded, key=lambda outbox: outbox.queued_bytes)
             if largest.blocked or largest._is_busy:
                 largest._overflow()

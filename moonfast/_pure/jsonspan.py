@@ -10,7 +10,8 @@ from moonfast.errors import SpanError
 MAX_DEPTH = 64
 
 _SPACE = re.compile(rb"[ \t\n\r]*")
-_STRING = re.compile(rb'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"')
+# Possessive, since sre would keep a hundred bytes for each byte of a string to try it another way.
+_STRING = re.compile(rb'"(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+"')
 _NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _NO_NUMBER = re.compile(rb"NaN|-?Infinity")
 
@@ -20,7 +21,7 @@ class Scanner:
 
     def __init__(self, text: bytes) -> None:
         self.text, self.at, self.depth = text, 0, 0
-        self.constants: list[tuple[int, int]] = []  # where NaN and Infinity stand
+        self.constants: list[tuple[int, int]] = []  # where NaN and Infinity stand in the last value
         try:
             text.decode("utf-8")
         except UnicodeDecodeError as exc:
@@ -96,12 +97,11 @@ class Scanner:
                 return
 
     def slice(self, begin: int, end: int) -> bytes:
-        """The bytes of a value, with null for every NaN and Infinity in it."""
+        """The bytes of the last value, with null for every NaN and Infinity in it."""
         pieces, at = [], begin
         for first, last in self.constants:
-            if begin <= first and last <= end:
-                pieces += [self.text[at:first], b"null"]
-                at = last
+            pieces += [self.text[at:first], b"null"]
+            at = last
         return b"".join([*pieces, self.text[at:end]])
 
     def key(self, span: tuple[int, int]) -> str:
@@ -110,12 +110,12 @@ class Scanner:
         return decoded
 
     def top(self, opening: bytes, name: str):  # type: ignore[no-untyped-def]
-        """Yield (where the key lies, begin, end) of each value of the whole text."""
+        """Yield where the key lies and the raw value, for each value of the whole text."""
         if self.skip_space() != opening:
             raise self.fail(f"{name} expected")
         for key in self.items(opening):
-            begin, end = self.value()
-            yield key, begin, end
+            self.constants = []
+            yield key, self.slice(*self.value())
         if self.skip_space():
             raise self.fail("end of text expected")
 
@@ -123,10 +123,8 @@ class Scanner:
 def members(text: bytes) -> dict[str, bytes]:
     scanner = Scanner(text)
     found = list(scanner.top(b"{", "object"))
-    return {scanner.key(key): scanner.slice(begin, end) for key, begin, end in found}
+    return {scanner.key(key): value for key, value in found}
 
 
 def elements(text: bytes) -> list[bytes]:
-    scanner = Scanner(text)
-    found = list(scanner.top(b"[", "array"))
-    return [scanner.slice(begin, end) for _, begin, end in found]
+    return [value for _, value in Scanner(text).top(b"[", "array")]

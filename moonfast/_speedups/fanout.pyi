@@ -11,7 +11,7 @@ bounded, until the transport reports that it is empty.
 
 import logging
 from collections.abc import Callable
-from typing import Any, Protocol, type_check_only
+from typing import Any, Protocol, Self, type_check_only
 
 from typing_extensions import disjoint_base
 
@@ -79,7 +79,7 @@ class Outbox:
     on_drained: Callable[[], None] | None
     """Called by resumed() when the queue is empty again."""
 
-    def __init__(self, pump: Pump, transport: _Transport, fd: int, cap_bytes: int = 8388608) -> None: ...
+    def __new__(cls, pump: Pump, transport: _Transport, fd: int, cap_bytes: int = 8388608) -> Self: ...
     @property
     def blocked(self) -> bool:
         """The transport holds unsent bytes."""

@@ -194,7 +194,7 @@ cdef class Pump:
     cdef int shed(self) except -1:
         """Get below the total cap: the largest queue goes first."""
         cdef Outbox outbox, largest
-        while self.queued_bytes > self.total_cap_bytes:
+        while self.loaded and self.queued_bytes > self.total_cap_bytes:
             largest = None
             for outbox in self.loaded:
                 if largest is None or outbox.queued_bytes > largest.queued_bytes:
@@ -226,7 +226,7 @@ cdef class Outbox:
     cdef public object on_overflow
     cdef public object on_drained
 
-    def __init__(self, Pump pump not None, transport, int fd, Py_ssize_t cap_bytes=C_CAP_BYTES):
+    def __cinit__(self, Pump pump not None, transport, int fd, Py_ssize_t cap_bytes=C_CAP_BYTES):
         self.pump = pump
         self.transport = transport
         self.fd = fd

@@ -35,7 +35,7 @@ cdef class Framer:
         if max_bytes < 1:
             raise ValueError(f"max_bytes must be positive, not {max_bytes}")
         self.max_bytes = max_bytes
-        self.tail = []
+        self.clear()
 
     @property
     def pending_bytes(self):

@@ -5,7 +5,7 @@
 # Twin    moonfast/_pure/rings.py; tests/twins/test_rings.py.
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
 from libc.math cimport NAN, fabs, isfinite, isnan, llrint
 from libc.string cimport memcpy
 
@@ -66,7 +66,7 @@ cdef class SeriesRing:
         check_capacity(capacity)
         if not 0 <= decimals <= 15:
             raise ValueError(f"decimals are 0 to 15, not {decimals}")
-        self.samples = <double*>PyMem_Malloc(capacity * sizeof(double))
+        self.samples = <double*>PyMem_Calloc(capacity, sizeof(double))  # it knows when the product is too large
         if self.samples == NULL:
             raise MemoryError
         self.capacity = capacity

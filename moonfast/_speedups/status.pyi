@@ -4,7 +4,7 @@ Source of the shapes: Klipper docs/API_Server.md, "objects/subscribe"; specifica
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Self
 
 from typing_extensions import disjoint_base
 
@@ -53,7 +53,7 @@ class StatusTable:
 
 @disjoint_base
 class FilterGroup:
-    def __init__(self, table: StatusTable, key: bytes, objects: dict[str, list[str] | None]) -> None: ...
+    def __new__(cls, table: StatusTable, key: bytes, objects: dict[str, list[str] | None]) -> Self: ...
     @property
     def key(self) -> bytes:
         """The canonical filter."""

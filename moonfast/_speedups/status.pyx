@@ -239,7 +239,7 @@ cdef class FilterGroup:
     cdef public list members
     cdef object __weakref__
 
-    def __init__(self, StatusTable table not None, bytes key not None, dict objects not None):
+    def __cinit__(self, StatusTable table not None, bytes key not None, dict objects not None):
         self.table = table
         self.key = key
         self.order = {name: None if fields is None else list(dict.fromkeys(fields)) for name, fields in objects.items()}

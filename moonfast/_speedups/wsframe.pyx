@@ -284,9 +284,10 @@ cdef class FrameParser:
         return True
 
     cdef bint check_length(self, uint64_t length) except -1:
+        cdef Py_ssize_t room = self.max_bytes - self.message_size
         if length >> 63:
             return self.fail(PROTOCOL_ERROR, "frame length has its top bit set")
-        if self.header[0] & 0x0F < OP_CLOSE and length > <uint64_t>(self.max_bytes - self.message_size):
+        if self.header[0] & 0x0F < OP_CLOSE and (room < 0 or length > <uint64_t>room):
             return self.fail(MESSAGE_TOO_BIG, f"message is longer than {self.max_bytes} bytes")
         return True
 
@@ -354,12 +355,14 @@ cdef class FrameParser:
     cdef bytes take_message(self):
         """Give the collected message away."""
         cdef bytes message = b""
+        cdef Py_ssize_t size = self.message_size
+        cdef bint has_more = self.capacity != size
+        self.capacity = self.message_size = 0  # first: a failed resize leaves no object to write into
         if self.message != NULL:
-            if self.capacity != self.message_size:
-                _PyBytes_Resize(&self.message, self.message_size)
+            if has_more:
+                _PyBytes_Resize(&self.message, size)
             message = <bytes>self.message
             Py_CLEAR(self.message)
-        self.capacity = self.message_size = 0
         return message
 
     cdef bint check_close(self) except -1:

@@ -204,6 +204,14 @@ def test_the_total_cap_takes_the_largest_queue(impl: Any) -> None:
     assert bench.pump.queued_bytes == 51
 
 
+def test_a_total_cap_below_nothing(impl: Any) -> None:
+    bench = Bench(impl.fanout, total_cap_bytes=-1)
+    bench.pump.cork()
+    bench.outbox.send(b"a")
+    bench.pump.uncork()
+    assert (bench.transport.writes, bench.pump.queued_bytes) == ([b"a"], 0)
+
+
 def test_the_total_cap_spares_who_is_only_corked(impl: Any) -> None:
     bench = Bench(impl.fanout, 2, total_cap_bytes=100)
     bench.outboxes[0].on_overflow = bench.outboxes[1].on_overflow = pytest.fail

@@ -91,6 +91,23 @@ def test_frame_message(impl: Any, data: bytes) -> None:
         assert impl.framing.frame_message(data) == data + b"\x03"
 
 
+def test_begun_anew(impl: Any) -> None:
+    framer = impl.framing.Framer()
+    framer.feed(b"half")
+    framer.__init__(3)
+    assert framer.pending_bytes == 0
+    assert framer.feed(b"abc\x03") == [b"abc"]
+
+
+def test_many_small_pieces_make_one_message(impl: Any) -> None:
+    message = bytes(range(4, 256)) * 200
+    framer = impl.framing.Framer(len(message))
+    assert not any(framer.feed(message[at : at + 1]) for at in range(len(message)))
+    assert framer.pending_bytes == len(message)
+    assert framer.feed(b"\x03next") == [message]
+    assert framer.pending_bytes == 4
+
+
 def test_only_bytes_are_taken(impl: Any) -> None:
     for wrong in (None, "text"):
         with pytest.raises((TypeError, AttributeError)):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import pytest
@@ -98,6 +100,20 @@ def test_strings_are_utf8(impl: Any, data: bytes) -> None:
     assert isinstance(outcome(impl.jsonspan.elements, text), list) == is_valid
 
 
+def test_every_edge_of_utf8(impl: Any) -> None:
+    """Overlong forms, surrogates, beyond U+10FFFF, cut characters: every first byte, followed by all bounds."""
+    edges = (b"", b"\x7f", b"\x80", b"\x8f", b"\x90", b"\x9f", b"\xa0", b"\xbf", b"\xc0")
+    for lead, *rest in product(range(0x80, 0x100), edges, (b"", b"\x7f", b"\x80", b"\xbf"), (b"", b"\xbf", b"\xc0")):
+        character = bytes([lead]) + b"".join(rest)
+        try:
+            character.decode()
+        except UnicodeDecodeError:
+            with pytest.raises(SpanError, match="bad string at byte 1"):
+                impl.jsonspan.elements(b'["' + character + b'"]')
+        else:
+            assert impl.jsonspan.elements(b'["' + character + b'"]') == [b'"' + character + b'"']
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -162,3 +178,33 @@ def test_what_klippy_sends_beyond_json(impl: Any) -> None:
 def test_keys(impl: Any) -> None:
     text = b'{"a\\"b":1,"\\u00fc":2,"x":3,"x":4,"\xc3\xa4":5,"\\ud800":6}'
     assert impl.jsonspan.members(text) == {'a"b': b"1", "ü": b"2", "x": b"4", "ä": b"5", "\ud800": b"6"}
+
+
+@pytest.mark.parametrize(
+    "number",
+    [b"9" * 10_000, b"-0", b"-0.0e-0", b"1E+999999999", b"0." + b"3" * 5000, b"18446744073709551616", b"1e-0400"],
+)
+def test_numbers_of_any_size_pass_untouched(impl: Any, number: bytes) -> None:
+    assert impl.jsonspan.elements(b"[ " + number + b"\t]") == [number]
+    assert impl.jsonspan.members(b'{"a":[' + number + b"]}") == {"a": b"[" + number + b"]"}
+
+
+def test_constants_are_replaced_in_linear_time(impl: Any) -> None:
+    count = 80_000  # quadratic: over a minute
+    assert impl.jsonspan.elements(b"[" + b",".join([b"-Infinity"] * count) + b"]") == [b"null"] * count
+    inner = b",".join([b"NaN"] * count)
+    text = b'{"a":[' + inner + b'],"b":"NaN","c":[' + inner + b"]}"
+    replaced = b"[" + inner.replace(b"NaN", b"null") + b"]"
+    assert impl.jsonspan.members(text) == {"a": replaced, "b": b'"NaN"', "c": replaced}
+
+
+@pytest.mark.parametrize("piece", [b"x", b"\\n", b"xxxxxxxx\\u00e4", "ä€".encode()])
+@pytest.mark.parametrize("end", [b'"]', b""])
+def test_a_long_string_takes_little_memory(impl: Any, piece: bytes, end: bytes) -> None:
+    text = b'["' + piece * (1_000_000 // len(piece)) + end
+    tracemalloc.start()
+    try:
+        outcome(impl.jsonspan.elements, text)
+        assert tracemalloc.get_traced_memory()[1] < 8 * len(text)
+    finally:
+        tracemalloc.stop()

@@ -110,6 +110,17 @@ def test_messages(impl: Any) -> None:
     assert ring.json(0) == b"[]"
 
 
+def test_a_capacity_beyond_memory(impl: Any) -> None:
+    """Its size in bytes does not fit into 64 bits: refused at once, or memory is only taken for what is appended."""
+    try:
+        ring = impl.rings.SeriesRing(2**61 + 2)
+    except MemoryError:
+        return
+    for number in range(100_000):
+        ring.append(number)
+    assert ring.values() == list(range(100_000))
+
+
 @pytest.mark.parametrize("name", ["pure", "speedups"])
 @given(capacity=st.integers(1, 8), messages=st.lists(st.binary(max_size=5), max_size=30), count=st.integers(-1, 10))
 def test_messages_equal_a_list(name: str, capacity: int, messages: list[bytes], count: int) -> None:

@@ -181,6 +181,53 @@ def test_random_use(impl: Any) -> None:
     run_state_machine_as_test(Bound, settings=settings(max_examples=60, stateful_step_count=40, deadline=None))
 
 
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("apply"), UPDATES),
+        st.tuples(st.just("repeat"), UPDATES),
+        st.tuples(st.just("stall"), st.integers(1, 4)),
+    ),
+    max_size=25,
+)
+
+
+@given(objects=FILTERS, baseline=UPDATES, steps=STEPS)
+def test_a_client_that_misses_updates_ends_with_the_same_state(
+    impl: Any, objects: dict[str, Any], baseline: dict[str, Any], steps: list[tuple[str, Any]]
+) -> None:
+    """What a client has from a snapshot, notifications and merges, as a hub gives them out, is what is stored."""
+    table = impl.status.StatusTable()
+    table.apply(json.dumps(baseline).encode(), b"1.0")
+    group = table.group(objects)
+    state = json.loads(group.snapshot())["status"]
+    had, stalled, is_behind = table.seq, 0, False
+
+    def take(text: bytes) -> None:
+        for name, fields in json.loads(text)["params"][0].items():
+            assert fields
+            state[name].update(fields)
+
+    for kind, argument in steps:
+        if kind == "stall":
+            stalled = argument
+            continue
+        table.apply(json.dumps(argument).encode(), b"2.0", kind == "repeat")
+        text = group.changed()
+        if text is not None and (stalled or had < group.base):
+            is_behind = True
+        elif text is not None and not is_behind:
+            take(text)
+            had = group.seq
+        stalled = max(stalled - 1, 0)
+        if not stalled:
+            merged = group.since(had)
+            assert (merged is not None) == is_behind
+            if merged is not None:
+                take(merged)
+            had, is_behind = table.seq, False
+            assert state == json.loads(group.snapshot())["status"]
+
+
 def test_groups_are_kept_only_while_somebody_wants_them(impl: Any) -> None:
     table = impl.status.StatusTable()
     group = table.group({"a": None})
@@ -250,3 +297,47 @@ def test_of_duplicate_objects_the_last_wins_in_the_place_of_the_first(impl: Any)
     assert table.names() == ["a", "b"]
     table.apply(b'{"b":{"x":9},"c":{"x":1},"b":null}', b"2.0")
     assert (table.field("b", "x"), table.names()) == (b"1", ["a", "b", "c"])
+
+
+def test_only_raw_bytes_count_as_changes(impl: Any) -> None:
+    table = impl.status.StatusTable()
+    table.watch(["a"])
+    group = table.group({"a": ["x"]})
+    assert table.apply(b'{"a":{"x":1.0}}', b"1.0") == ["a"]
+    assert table.apply(b'{"a":{"x":1.00}}', b"2.0", only_changes=True) == ["a"]
+    assert group.changed() is not None
+    assert (table.field("a", "x"), table.seq, group.seq, group.base) == (b"1.00", 2, 2, 0)
+    assert table.apply(b'{"a":{"x":1.00,"y":2}}', b"3.0", only_changes=True) == ["a"]
+    assert group.changed() is None
+    assert (table.seq, group.seq) == (3, 2)
+
+
+def test_a_group_is_complete_from_the_start(impl: Any) -> None:
+    """A class that forgets to call the constructor gets an error, not memory that is not there."""
+    forgetful = type("Forgetful", (impl.status.FilterGroup,), {"__init__": lambda *_: None})
+    with pytest.raises((TypeError, AttributeError)):
+        forgetful().changed()
+
+
+def test_a_group_outlives_what_made_it(impl: Any) -> None:
+    table = impl.status.StatusTable()
+    fields = ["x"]
+    objects: dict[str, list[str] | None] = {"a": fields}
+    group = table.group(objects)
+    table.apply(b'{"a":{"x":1,"y":2}}', b"1.0")
+    fields.append("y")
+    objects["b"] = None
+    del table
+    gc.collect()
+    assert group.snapshot() == b'{"eventtime":1.0,"status":{"a":{"x":1}}}'
+    assert group.changed() == group.since(0)
+
+
+def test_a_refused_update_leaves_the_last_one(impl: Any) -> None:
+    table = impl.status.StatusTable()
+    group = table.group({"a": None})
+    table.apply(b'{"a":{"x":1}}', b"1.0")
+    with pytest.raises(SpanError, match=r"text ends early at byte 26"):
+        table.apply(b'{"a":{"x":2},"b":{"y":[1,2', b"2.0")
+    assert (table.seq, table.eventtime, table.names()) == (1, b"1.0", ["a"])
+    assert group.changed() == b'{"jsonrpc":"2.0","method":"notify_status_update","params":[{"a":{"x":1}},1.0]}'

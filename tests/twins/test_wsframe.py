@@ -298,6 +298,13 @@ def test_right_texts(impl: Any, text: str) -> None:
         assert feed_all(parser, stream, list(range(0, len(stream), step))) == [(TEXT, text.encode())]
 
 
+@pytest.mark.parametrize("header", [b"\x82\xff\x7f" + b"\xff" * 7, b"\x02\xfe\x01\x00", b"\x81\x80"])
+def test_a_limit_below_nothing_refuses_all(impl: Any, header: bytes) -> None:
+    parser = impl.wsframe.FrameParser(-1)
+    assert parser.feed(header + MASK + b"x" * 300) == []
+    assert parser.failed == (1009, "message is longer than -1 bytes")
+
+
 def test_limit_counts_the_whole_message(impl: Any) -> None:
     parser = impl.wsframe.FrameParser(10)
     assert parser.feed(client_frame(b"0123456789")) == [(TEXT, b"0123456789")]
