@@ -15,6 +15,7 @@ import math
 from dataclasses import dataclass
 
 AMBIENT_C = 21.05
+HOST_C = 45.0  # the computer's own sensor
 SETTLED_K = 1.0  # a wait for a temperature ends this close to the target, as with Klipper's PID control
 
 

@@ -6,16 +6,22 @@ Source: Klipper docs/API_Server.md. Imports nothing of the server: it stands for
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
+import socket
+import sys
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from .clock import Clock
+from .dumps import Dumps
 from .gcode import Interpreter
-from .printer import ERROR_ADVICE, READY, Printer, Status
-from .sdcard import GcodeError
+from .gcode_console import VERSION
+from .gcode_lines import GcodeError
+from .printer import READY, Printer, Status
+from .requests import Filter, Request, RequestError, answer, changes, read_request, select, subscribe
+from .status import Objects
 from .wire import Connection, Listener, Message
 
 log = logging.getLogger(__name__)
@@ -24,37 +30,17 @@ STARTUP_S = 0.6
 """Of the printer's time, in state "startup" after the socket is there."""
 DOWN_S = 0.8
 """Of the printer's time, without a socket during a restart."""
-VERSION = "v0.13.0-0-simulated"
-ENDPOINTS = (
-    "list_endpoints",
-    "info",
-    "emergency_stop",
-    "register_remote_method",
-    "gcode/help",
-    "gcode/script",
-    "gcode/restart",
-    "gcode/firmware_restart",
-    "gcode/subscribe_output",
-    "objects/list",
-    "objects/query",
-    "objects/subscribe",
-    "pause_resume/cancel",
-    "pause_resume/pause",
-    "pause_resume/resume",
-    "bed_mesh/dump_mesh",
-    "query_endstops/status",
-)
 
+FOLDER = os.path.dirname(os.path.abspath(__file__))
 
-class RequestError(Exception):
-    """A request that Klippy refuses."""
+Endpoint = Callable[[Connection, Request], Awaitable[Message]]
 
 
 class SimulatedKlippy:
     """A printer behind a Unix socket. `time_scale` 10 makes an hour of printing pass in six minutes.
 
-    Tests look at `requests` (how often each method was asked for) and use the hooks: `shut_down`, `fail`, `drop`,
-    `go_away`, `come_back`, `send_raw`, `is_pushing`.
+    Tests look at `requests` (how often each method was asked for) and use the hooks: `shutdown`, `error`, `drop`,
+    `go_away`, `come_back`, `restart`, `send_raw`, `pause_pushes`.
     """
 
     def __init__(
@@ -67,28 +53,29 @@ class SimulatedKlippy:
         time_scale: float = 1.0,
         push_hz: float = 4.0,
     ) -> None:
+        if not push_hz > 0.0:
+            raise ValueError(f"updates a second must be above 0, not {push_hz!r}")
         self._gcodes_dir, self._config_dir, self._log_path = gcodes_dir, config_dir or gcodes_dir, log_path
         self._clock = Clock(time_scale)
         self._push_s = 1.0 / push_hz
         self._listener = Listener(socket_path, self)
         self._tasks: set[asyncio.Task[None]] = set()
         self._pusher: asyncio.TimerHandle | None = None
+        self._is_restarting = False
+        self._dumps = Dumps()
         self.requests: Counter[str] = Counter()
-        self.is_pushing = True
+        self.pause_pushes = False
         self.printer: Printer
         self.interpreter: Interpreter
+        self._objects: Objects
         self._new_printer(None)
+        self._endpoints: dict[str, Endpoint] = self._table()
 
     def _new_printer(self, before: Printer | None) -> None:
         self.printer = Printer(self._clock, before)
-        self.interpreter = Interpreter(
-            self.printer,
-            self._gcodes_dir,
-            say=self.say,
-            shut_down=self.shut_down,
-            restart=lambda: self._spawn(self._restart()),
-            call_remote=self.call_remote,
-        )
+        self.printer.on_move = self._dumps.note
+        self.interpreter = interpreter = Interpreter(self.printer, self._gcodes_dir, self)
+        self._objects = Objects(self.printer, interpreter.commands, interpreter.motion.status, interpreter.card.status)
 
     async def start(self) -> None:
         """Listen; the printer is ready a moment later."""
@@ -118,19 +105,30 @@ class SimulatedKlippy:
     # life
 
     async def _become_ready(self, printer: Printer) -> None:
-        await self._clock.sleep(STARTUP_S)
+        await asyncio.sleep(STARTUP_S / self._clock.scale)
         if printer is self.printer and printer.state == "startup":
             printer.state, printer.state_message = "ready", READY
+            self.say("// Klipper state: Ready")
+
+    def restart(self) -> None:
+        """Go away and come back, as after RESTART; whoever asked for it gets his answer before."""
+        if not self._is_restarting:
+            self._is_restarting = True
+            self._spawn(self._restart())
 
     async def _restart(self) -> None:
-        await asyncio.sleep(0)  # the reply is sent first
-        await self.go_away()
-        await self._clock.sleep(DOWN_S)
-        await self.come_back()
+        try:
+            await asyncio.sleep(0)  # the answer is sent first
+            await self.go_away()
+            await asyncio.sleep(DOWN_S / self._clock.scale)
+            await self.come_back()
+        finally:
+            self._is_restarting = False
 
     async def go_away(self) -> None:
-        """Close the socket, as a restart or a crash does."""
-        self.printer.clock.interrupt()
+        """Close the socket and all connections, as a crash does."""
+        self.say("// Klipper state: Disconnect")
+        self.printer.disconnect()
         await self.interpreter.card.stop()
         await self._listener.close()
 
@@ -144,18 +142,19 @@ class SimulatedKlippy:
         """Close all connections; the socket stays."""
         await self._listener.drop()
 
-    def shut_down(self, reason: str) -> None:
-        """Shut the printer down, as an emergency stop or a fault does."""
+    def shutdown(self, message: str) -> None:
+        """Shut the printer down, as an emergency stop or a fault does; the first reason stays."""
         if self.printer.state == "shutdown":
             return
-        self.interpreter.card.fail(reason)
-        self.printer.shut_down(reason)
-        self.say(f"!! {self.printer.state_message}")
+        self.interpreter.card.pause()
+        self.printer.shut_down(message)
+        self.say("// Klipper state: Shutdown")
         self._push_now()
 
-    def fail(self, message: str) -> None:
+    def error(self, message: str) -> None:
         """Be in state "error", as after a fault in the configuration."""
-        self.printer.state, self.printer.state_message = "error", f"{message}\n\n{ERROR_ADVICE}"
+        self.interpreter.card.pause()
+        self.printer.fail(message)
         self._push_now()
 
     # what Klippy sends by itself
@@ -166,11 +165,11 @@ class SimulatedKlippy:
             if connection.output_template is not None:
                 connection.send(connection.output_template | {"params": {"response": text}})
 
-    def call_remote(self, method: str, params: dict[str, str]) -> None:
-        """Call a remote method wherever it is registered."""
+    def call_remote(self, method: str, params: dict[str, Any]) -> None:
+        """Call a remote method wherever it is registered. If it is nowhere, that is only logged, as in Klippy."""
         found = [item for item in self._listener.connections if method in item.remote_methods]
         if not found:
-            raise GcodeError(f"Remote method '{method}' not registered")
+            log.warning("Remote Call Error: Remote method '%s' not registered", method)
         for connection in found:
             connection.send(connection.remote_methods[method] | {"params": params})
 
@@ -181,8 +180,9 @@ class SimulatedKlippy:
 
     def _push(self) -> None:
         self._pusher = asyncio.get_running_loop().call_later(self._push_s, self._push)
-        if self.is_pushing:
+        if not self.pause_pushes:
             self._push_now()
+            self._dumps.push()
 
     def _push_now(self) -> None:
         subscribed = [item for item in self._listener.connections if item.subscription]
@@ -195,8 +195,9 @@ class SimulatedKlippy:
             update = {}
             for name, fields in connection.subscription.items():
                 if name not in made:
-                    made[name] = self.printer.status(name)
-                changed = _changes(connection.told.setdefault(name, {}), made[name] or {}, fields)
+                    made[name] = self._objects.status(name)
+                found = made[name]
+                changed = None if found is None else changes(connection.told.setdefault(name, {}), found, fields)
                 if changed:
                     update[name] = changed
             if update:
@@ -209,129 +210,110 @@ class SimulatedKlippy:
 
     def closed(self, connection: Connection) -> None:
         """A client disconnected."""
+        self._dumps.forget(connection)
 
     def received(self, connection: Connection, message: bytes) -> None:
-        """Answer a request; what is not one is logged and ignored, as Klippy does."""
-        try:
-            request = json.loads(message)
-            method, params = request["method"], request.get("params", {})
-        except (ValueError, TypeError, KeyError, AttributeError):
-            log.debug("Request is not readable: %.100r", message)
-            return
-        if not isinstance(method, str) or not isinstance(params, dict):
-            log.debug("Request is not readable: %.100r", message)
-            return
-        self.requests[method] += 1
-        self._spawn(self._answer(connection, request.get("id"), method, params))
+        """Answer a request."""
+        request = read_request(message)
+        if request is not None:
+            self.requests[request.method] += 1
+            self._spawn(self._answer(connection, request))
 
-    async def _answer(self, connection: Connection, request_id: Any, method: str, params: dict[str, Any]) -> None:
-        answer: Message
+    async def _answer(self, connection: Connection, request: Request) -> None:
         try:
-            answer = {"id": request_id, "result": await self._run(connection, method, params)}
+            endpoint = self._endpoints.get(request.method)
+            if endpoint is None:
+                raise RequestError(f"webhooks: No registered callback for path '{request.method}'")
+            answer(connection, request, await endpoint(connection, request))
         except (RequestError, GcodeError) as exc:
-            answer = {"id": request_id, "error": {"error": "WebRequestError", "message": str(exc)}}
-        if request_id is not None:
-            connection.send(answer)
+            answer(connection, request, exc)
 
-    async def _run(self, connection: Connection, method: str, params: dict[str, Any]) -> Message:
-        if method == "info":
-            return self._info()
-        if method == "list_endpoints":
-            return {"endpoints": list(ENDPOINTS)}
-        if method == "objects/list":
-            return {"objects": self.printer.names()}
-        if method == "objects/query":
-            return self._query(_objects(params))
-        if method == "objects/subscribe":
-            connection.subscription = _objects(params)
-            connection.status_template = _template(params)
-            answer = self._query(connection.subscription)
-            connection.told = {name: dict(fields) for name, fields in answer["status"].items()}
-            return answer
-        if method == "gcode/subscribe_output":
-            connection.output_template = _template(params)
-            return {}
-        if method == "register_remote_method":
-            connection.remote_methods[_text(params, "remote_method")] = _template(params)
-            return {}
-        if method == "emergency_stop":
-            self.shut_down("Shutdown due to webhooks request")
-            return {}
-        if method in ("gcode/restart", "gcode/firmware_restart"):
-            self._spawn(self._restart())
-            return {}
-        if method == "gcode/help":
-            return dict(self.interpreter.help())
-        if method == "gcode/script":
-            await self.interpreter.run_script(_text(params, "script"))
-            return {}
-        if method in ("pause_resume/pause", "pause_resume/resume", "pause_resume/cancel"):
-            command = {"pause": "PAUSE", "resume": "RESUME", "cancel": "CANCEL_PRINT"}[method.partition("/")[2]]
-            await self.interpreter.run_script(command)
-            return {}
-        if method == "query_endstops/status":
-            return dict(self.interpreter.query_endstops())
-        if method == "bed_mesh/dump_mesh":
-            return {"current_mesh": {}, "profiles": {}, "calibration": {}}
-        raise RequestError(f"webhooks: No registered callback for path '{method}'")
+    # endpoints
 
-    def _info(self) -> Message:
+    def _table(self) -> dict[str, Endpoint]:
+        def plain(make: Callable[[], Message]) -> Endpoint:
+            async def run(connection: Connection, request: Request) -> Message:
+                return make()
+
+            return run
+
+        def script(text: str) -> Endpoint:
+            async def run(connection: Connection, request: Request) -> Message:
+                await self.interpreter.run_script(text)
+                return {}
+
+            return run
+
+        return {
+            "list_endpoints": plain(lambda: {"endpoints": list(self._endpoints)}),
+            "info": self._info,
+            "emergency_stop": self._emergency_stop,
+            "register_remote_method": self._register_remote_method,
+            "gcode/help": plain(lambda: dict(self.interpreter.help())),
+            "gcode/script": self._script,
+            "gcode/restart": self._ask_restart,
+            "gcode/firmware_restart": self._ask_restart,
+            "gcode/subscribe_output": self._subscribe_output,
+            "objects/list": plain(lambda: {"objects": self._objects.names()}),
+            "objects/query": self._query,
+            "objects/subscribe": self._subscribe,
+            "pause_resume/cancel": script("CANCEL_PRINT"),
+            "pause_resume/pause": script("PAUSE"),
+            "pause_resume/resume": script("RESUME"),
+            "bed_mesh/dump_mesh": plain(lambda: self.printer.mesh.dump()),
+            "query_endstops/status": plain(lambda: dict(self.interpreter.motion.query_endstops())),
+            "motion_report/dump_stepper": self._dump,
+            "motion_report/dump_trapq": self._dump,
+        }
+
+    async def _info(self, connection: Connection, request: Request) -> Message:
+        request.mapping("client_info")
         return {
             "state": self.printer.state,
             "state_message": self.printer.state_message,
-            "hostname": "simulated-printer",
-            "klipper_path": "",
-            "python_path": "",
+            "hostname": socket.gethostname(),
+            "klipper_path": FOLDER,
+            "python_path": sys.executable,
             "process_id": os.getpid(),
             "user_id": os.getuid(),
             "group_id": os.getgid(),
             "log_file": self._log_path or "",
             "config_file": os.path.join(self._config_dir, "printer.cfg"),
             "software_version": VERSION,
-            "cpu_info": "simulated",
+            "cpu_info": f"{os.cpu_count() or 1} core simulated",
         }
 
-    def _query(self, objects: dict[str, list[str] | None]) -> Message:
-        self.printer.advance()
-        status: Status = {}
-        for name, fields in objects.items():
-            found = self.printer.status(name) or {}
-            known = self.printer.status(name) is not None
-            status[name] = found if fields is None else {key: found.get(key) for key in fields} if known else {}
+    async def _emergency_stop(self, connection: Connection, request: Request) -> Message:
+        self.shutdown("Shutdown due to webhooks request")
+        return {}
+
+    async def _register_remote_method(self, connection: Connection, request: Request) -> Message:
+        connection.remote_methods[request.text("remote_method")] = request.mapping("response_template")
+        return {}
+
+    async def _script(self, connection: Connection, request: Request) -> Message:
+        await self.interpreter.run_script(request.text("script"))
+        return {}
+
+    async def _ask_restart(self, connection: Connection, request: Request) -> Message:
+        self.restart()
+        return {}
+
+    async def _subscribe_output(self, connection: Connection, request: Request) -> Message:
+        connection.output_template = request.mapping("response_template")
+        return {}
+
+    async def _dump(self, connection: Connection, request: Request) -> Message:
+        return self._dumps.subscribe(connection, request)
+
+    async def _query(self, connection: Connection, request: Request) -> Message:
+        return {"eventtime": self._clock.now(), "status": self._status(request.objects())}
+
+    async def _subscribe(self, connection: Connection, request: Request) -> Message:
+        status = self._status(request.objects())
+        subscribe(connection, request, status)
         return {"eventtime": self._clock.now(), "status": status}
 
-
-def _changes(told: Status, found: Status, fields: list[str] | None) -> Status:
-    """What differs from what was told; takes note of it."""
-    changed = {}
-    for key in found if fields is None else fields:
-        value = found.get(key)
-        if key not in told or told[key] != value:
-            changed[key] = told[key] = value
-    return changed
-
-
-def _objects(params: dict[str, Any]) -> dict[str, list[str] | None]:
-    if "objects" not in params:
-        raise RequestError("Missing Argument [objects]")
-    objects = params["objects"]
-    if not isinstance(objects, dict):
-        raise RequestError("Invalid Argument Type [objects]")
-    for fields in objects.values():
-        if fields is not None and not (isinstance(fields, list) and all(isinstance(item, str) for item in fields)):
-            raise RequestError("Invalid argument")
-    return objects
-
-
-def _template(params: dict[str, Any]) -> Message:
-    template = params.get("response_template", {})
-    return template if isinstance(template, dict) else {}
-
-
-def _text(params: dict[str, Any], name: str) -> str:
-    if name not in params:
-        raise RequestError(f"Missing Argument [{name}]")
-    value = params[name]
-    if not isinstance(value, str):
-        raise RequestError(f"Invalid Argument Type [{name}]")
-    return value
+    def _status(self, objects: Filter) -> Status:
+        self.printer.advance()
+        return {name: select(self._objects.status(name), fields) for name, fields in objects.items()}

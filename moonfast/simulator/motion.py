@@ -33,6 +33,36 @@ class Limits:
     extrude_velocity: float = 79.8
 
 
+ARC_STEP_MM = 1.0  # as Klipper's gcode_arcs resolution
+
+
+def arc_points(start: Position, end: Position, center: tuple[float, float], is_clockwise: bool) -> list[Position]:
+    """Cut an arc in the XY plane into straight pieces; Z and E are shared out evenly. The last point is `end`."""
+    radius = math.dist(start[:2], center)
+    begin = math.atan2(start[1] - center[1], start[0] - center[0])
+    sweep = math.atan2(end[1] - center[1], end[0] - center[0]) - begin
+    if is_clockwise:
+        sweep -= math.tau * math.ceil(sweep / math.tau)
+    else:
+        sweep -= math.tau * math.floor(sweep / math.tau)
+    if math.dist(start[:2], end[:2]) < 1e-9:
+        sweep = -math.tau if is_clockwise else math.tau
+    pieces = max(1, math.floor(abs(sweep) * radius / ARC_STEP_MM))
+    points = []
+    for index in range(1, pieces):
+        part = index / pieces
+        angle = begin + sweep * part
+        points.append(
+            (
+                center[0] + radius * math.cos(angle),
+                center[1] + radius * math.sin(angle),
+                start[2] + (end[2] - start[2]) * part,
+                start[3] + (end[3] - start[3]) * part,
+            )
+        )
+    return [*points, end]
+
+
 @dataclass(slots=True, frozen=True)
 class Move:
     """One queued move; times on the print clock, in seconds."""
@@ -68,6 +98,8 @@ class Toolhead:
         self.limits = Limits()
         self.max_velocity = 300.0
         self.max_accel = 3000.0
+        self.minimum_cruise_ratio = 0.5
+        self.square_corner_velocity = 5.0
         self.position: Position = (0.0, 0.0, 0.0, 0.0)
         self.live: Position = self.position
         self.live_velocity = 0.0
@@ -76,14 +108,16 @@ class Toolhead:
         self.enabled = {"stepper_x": False, "stepper_y": False, "stepper_z": False, "extruder": False}
         self.print_time = 0.0  # when the last queued move ends
         self.on_move: Callable[[Move], None] | None = None  # told of every queued move
+        self._halts = 0
 
     def clock_time(self) -> float:
         """Return the print clock: seconds since this Klippy started (`estimated_print_time`)."""
         return self._clock.now() - self._origin
 
     @property
-    def is_moving(self) -> bool:
-        return self.print_time > self.clock_time()
+    def ends_at(self) -> float:
+        """When all queued motion will have ended, on Klippy's clock."""
+        return self._origin + self.print_time
 
     def refuses(self, end: Position) -> str | None:
         """Say why a move to `end` is not possible, in Klipper's words; None if it is."""
@@ -145,8 +179,11 @@ class Toolhead:
             await self._clock.sleep(ahead)
 
     async def home(self, axis: str) -> None:
-        """Move one axis to its endstop at 0."""
+        """Move one axis to its endstop at 0; it stays unhomed if `halt` comes in between."""
+        halts = self._halts
         await self.drain()
+        if self._halts != halts:
+            return
         index = AXES.index(axis)
         at = self.position[index]
         self.enabled["stepper_" + axis] = True
@@ -157,19 +194,18 @@ class Toolhead:
         start, self.position = self.position, end
         self._append(Move(self._next_start(), duration, start, end))
         await self.drain()
-        self.homed.add(axis)
-
-    def jump(self, position: Position) -> None:
-        """Declare the head to be at `position` (G92 does not do that; homing and kinematic overrides do)."""
-        self.position = self.live = position
+        if self._halts == halts:
+            self.homed.add(axis)
 
     def halt(self) -> None:
-        """Stop where the head is: the micro-controller is gone."""
+        """Stop where the head is: the micro-controller is gone, and with it the knowledge of where that is."""
+        self._halts += 1
         self.advance()
         self._moves.clear()
         self.print_time = min(self.print_time, self.clock_time())
         self.position = self.live
         self.live_velocity = self.live_extruder_velocity = 0.0
+        self.disable()
 
     def disable(self) -> None:
         """Switch the motors off; positions are lost with them."""

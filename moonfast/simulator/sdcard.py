@@ -1,4 +1,11 @@
-"""Prints a file of the gcodes folder, line by line, as Klipper's virtual_sdcard does."""
+"""Prints a file of the gcodes folder, line by line: virtual_sdcard and print_stats.
+
+    standby --start--> printing <--pause/start--> paused
+    printing --end of file--> complete      --failed command--> error
+    printing, paused --cancel--> cancelled  any --reset--> standby
+
+A shutdown leaves a print "paused", as Klipper does.
+"""
 
 from __future__ import annotations
 
@@ -7,30 +14,37 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import BinaryIO
 
+from .gcode_lines import GcodeError
 from .printer import Printer, Status
 
 CHUNK_BYTES = 8192
 
+LINE_LIMIT_BYTES = 1024 * 1024  # a longer line is cut
 
-class GcodeError(Exception):
-    """A command that failed; the text is shown to the user."""
+RunLine = Callable[[str, Callable[[], bool]], Awaitable[bool]]
 
 
 class SdCard:
-    """The current file and the job's statistics. `run_line` runs one line; `on_error` is told why a print ended."""
+    """The current file and the job's statistics.
+
+    `run_line` runs one line when its turn comes, unless the callable given with it then says no, and returns whether
+    it ran. `say` prints to the console; `on_error` is told of the command that ended a print.
+    """
 
     def __init__(
         self,
         printer: Printer,
         folder: str,
-        run_line: Callable[[str], Awaitable[None]],
-        on_error: Callable[[str], None],
+        run_line: RunLine,
+        say: Callable[[str], None],
+        on_error: Callable[[GcodeError], None],
     ) -> None:
-        self._printer, self._folder, self._run_line, self._on_error = printer, folder, run_line, on_error
+        self._printer, self._folder = printer, folder
+        self._run_line, self._say, self._on_error = run_line, say, on_error
         self._file: BinaryIO | None = None
+        self._path = ""
         self._task: asyncio.Task[None] | None = None
         self._must_pause = False
-        self.path: str | None = None
         self.size = self.position = 0
         self._reset_stats()
 
@@ -42,12 +56,18 @@ class SdCard:
         self._pauses = 0.0
         self._paused_at: float | None = None
         self._first_extrusion: float | None = None
-        self._extruded_before = self._printer.extruded_mm
+        self._used = 0.0  # mm of filament up to the last start
+        self._extruded_at_start: float | None = None  # the extruder's counter then; None: not printing
 
     @property
     def is_active(self) -> bool:
         """Lines are being run."""
-        return self._task is not None
+        return self._task is not None and not self._must_pause
+
+    @property
+    def is_loaded(self) -> bool:
+        """There is a file, printing or not."""
+        return self._file is not None
 
     def list_files(self) -> list[tuple[str, int]]:
         """Names and sizes of what can be printed."""
@@ -65,109 +85,133 @@ class SdCard:
         if self.is_active:
             raise GcodeError("SD busy")
         self.reset()
+        name = name.lstrip("/")
         root = os.path.realpath(self._folder)
-        path = os.path.realpath(os.path.join(root, name.lstrip("/")))
+        path = os.path.realpath(os.path.join(root, name))
         try:
             if os.path.commonpath((root, path)) != root:
                 raise OSError
             self._file = open(path, "rb")  # noqa: SIM115  (stays open for the whole print)
-        except OSError:
+        except (OSError, ValueError):
             raise GcodeError("Unable to open file") from None
-        self.path, self.size = path, os.fstat(self._file.fileno()).st_size
-        self.filename = name.lstrip("/")
+        self._path, self.size, self.filename = path, os.fstat(self._file.fileno()).st_size, name
+        self._say(f"File opened:{name} Size:{self.size}")
+        self._say("File selected")
+
+    def seek(self, position: int) -> None:
+        """Go on from another place (M26)."""
+        if self.is_active:
+            raise GcodeError("SD busy")
+        self.position = min(max(0, position), self.size)
 
     def start(self) -> None:
         """Begin, or go on after a pause."""
         if self._file is None:
             raise GcodeError("SD print not loaded")
-        if self.is_active and not self._must_pause:
+        if self.is_active:
             raise GcodeError("SD busy")
         now = self._printer.clock.now()
         if self._started is None:
             self._started = now
-            self._extruded_before = self._printer.extruded_mm
         if self._paused_at is not None:
             self._pauses += now - self._paused_at
             self._paused_at = None
+        self._extruded_at_start = self._printer.extruded_mm
         self._must_pause = False
         self.state = "printing"
-        if self.is_active:
-            return  # the line before the pause has not ended yet: just go on behind it
-        self._task = asyncio.get_running_loop().create_task(self._print(), name="simulated print")
+        self._printer.idle.touch()
+        if self._task is None:  # otherwise the line before the pause has not ended yet: just go on behind it
+            self._task = asyncio.get_running_loop().create_task(self._print(), name="simulated print")
 
     def pause(self) -> None:
         """Stop after the present line."""
-        if self.is_active:
+        if self._task is not None:
             self._must_pause = True
         if self.state == "printing":
             self.state, self._paused_at = "paused", self._printer.clock.now()
+            self._count_filament()
 
     def cancel(self) -> None:
         """Give the print up."""
         self.pause()
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-        if self.state in ("printing", "paused"):
+        self._close()
+        self.size = self.position = 0
+        if self.state == "paused":
             self._end("cancelled", "")
 
     def reset(self) -> None:
         """Forget the file and its statistics."""
         self.cancel()
-        self.path, self.size, self.position = None, 0, 0
         self._reset_stats()
 
     async def stop(self) -> None:
-        """The printer goes away."""
+        """Klippy ends, and the print with it."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+        self._close()
+
+    def _close(self) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None
 
-    def fail(self, message: str) -> None:
-        """The printer shut down in the middle of a print."""
-        if self._task is not None:
-            self._task.cancel()
-            self._task = None
-        if self.state in ("printing", "paused"):
-            self._end("error", message)
-
     async def _print(self) -> None:
-        file, rest = self._file, b""
-        assert file is not None
-        file.seek(self.position)
         try:
-            while not self._must_pause:
-                chunk = file.read(CHUNK_BYTES)
-                if not chunk and not rest:
-                    await self._printer.toolhead.drain()
-                    self._end("complete", "")
-                    file.close()
-                    self._file = None
-                    break
-                *lines, rest = (rest + chunk).split(b"\n")
-                if not chunk:
-                    lines, rest = [rest], b""
-                for line in lines:
-                    if self._must_pause:
-                        break
-                    await self._run_line(line.decode("utf-8", "replace"))
-                    self.position = min(self.size, self.position + len(line) + 1)
-                    if self._first_extrusion is None and self._printer.extruded_mm > self._extruded_before:
-                        self._first_extrusion = self._printer.clock.now()
-                await self._printer.toolhead.throttle()
-                await asyncio.sleep(0)
-        except GcodeError as exc:
-            if self.state == "printing":
-                self._end("error", str(exc))
-                self._on_error(str(exc))
+            while (file := self._file) is not None and not self._must_pause:
+                await self._print_some(file)
+                await asyncio.sleep(0)  # a file of comments alone must not keep the loop for itself
         finally:
             self._task = None
 
+    async def _print_some(self, file: BinaryIO) -> None:
+        """Run the lines of the next part of the file."""
+
+        def goes_on() -> bool:
+            return not self._must_pause and self._file is file
+
+        try:
+            lines = self._next_lines(file)
+            if not lines:
+                await self._printer.toolhead.drain()
+                if goes_on():
+                    self._close()
+                    self._say("Done printing file")
+                    self._end("complete", "")
+            for line in lines:
+                if await self._run_line(line.decode("utf-8", "replace"), goes_on) and self._file is file:
+                    self.position += len(line)
+                    self._note_extrusion()
+                if not goes_on():
+                    break
+        except (GcodeError, OSError) as exc:
+            if self._file is file and self.state == "printing":
+                self._must_pause = True
+                self._end("error", str(exc))
+                self._on_error(exc if isinstance(exc, GcodeError) else GcodeError(f"Unable to read file: {exc}"))
+
+    def _next_lines(self, file: BinaryIO) -> list[bytes]:
+        """Read whole lines from the present position, with their ends."""
+        file.seek(self.position)
+        data = file.read(CHUNK_BYTES)
+        while b"\n" not in data and len(data) < LINE_LIMIT_BYTES and (more := file.read(CHUNK_BYTES)):
+            data += more
+        return data[: data.rfind(b"\n") + 1 or len(data)].splitlines(keepends=True)
+
+    def _note_extrusion(self) -> None:
+        if self._extruded_at_start is None or self._first_extrusion is not None:
+            return
+        if self._printer.extruded_mm != self._extruded_at_start:
+            self._first_extrusion = self._printer.clock.now()
+
+    def _count_filament(self) -> None:
+        if self._extruded_at_start is not None:
+            self._used += self._printer.extruded_mm - self._extruded_at_start
+            self._extruded_at_start = None
+
     def _end(self, state: str, message: str) -> None:
         self.state, self.message, self._ended = state, message, self._printer.clock.now()
+        self._count_filament()
         if self._paused_at is not None:
             self._pauses += self._ended - self._paused_at
             self._paused_at = None
@@ -178,17 +222,17 @@ class SdCard:
         total = now - self._started if self._started is not None else 0.0
         paused = self._pauses + (now - self._paused_at if self._paused_at is not None else 0.0)
         printing = 0.0 if self._first_extrusion is None else max(0.0, now - self._first_extrusion - paused)
-        used = self._printer.extruded_mm - self._extruded_before if self._started is not None else 0.0
+        since_start = 0.0 if self._extruded_at_start is None else self._printer.extruded_mm - self._extruded_at_start
         return {
             "filename": self.filename,
             "total_duration": total,
             "print_duration": printing,
-            "filament_used": max(0.0, used),
+            "filament_used": max(0.0, self._used + since_start),
             "state": self.state,
             "message": self.message,
             "info": {"total_layer": self.layers[1], "current_layer": self.layers[0]},
         }, {
-            "file_path": self.path,
+            "file_path": self._path if self._file is not None else None,
             "progress": self.position / self.size if self.size else 0.0,
             "is_active": self.is_active,
             "file_position": self.position,

@@ -56,6 +56,7 @@ class Connection(asyncio.Protocol):
         self.told: dict[str, dict[str, Any]] = {}  # what the client was last told of each subscribed object
         self.output_template: Message | None = None
         self.remote_methods: dict[str, Message] = {}
+        self.dumps: dict[tuple[str, str], Message] = {}  # (method, name) -> template
 
     # asyncio.Protocol
 
