@@ -12,11 +12,11 @@ IMPLEMENTATION = "pure"
 FALLBACK_REASON: str | None = None
 
 if TYPE_CHECKING:
-    from moonfast._speedups import fanout, framing, jsonspan, rings, status, wsframe
+    from moonfast._speedups import fanout, framing, gcodepass, jsonspan, rings, status, wsframe
 else:
     if os.environ.get("MOONFAST_PURE") != "1":
         try:
-            from moonfast._speedups import fanout, framing, jsonspan, rings, status, wsframe
+            from moonfast._speedups import fanout, framing, gcodepass, jsonspan, rings, status, wsframe
 
             IMPLEMENTATION = "speedups"
         except ImportError as exc:
@@ -26,6 +26,16 @@ else:
     if IMPLEMENTATION == "pure":
         if os.environ.get("MOONFAST_REQUIRE_SPEEDUPS") == "1":
             raise ImportError("MOONFAST_REQUIRE_SPEEDUPS=1 and MOONFAST_PURE=1 contradict each other: unset one")
-        from moonfast._pure import fanout, framing, jsonspan, rings, status, wsframe
+        from moonfast._pure import fanout, framing, gcodepass, jsonspan, rings, status, wsframe
 
-__all__ = ["FALLBACK_REASON", "IMPLEMENTATION", "fanout", "framing", "jsonspan", "rings", "status", "wsframe"]
+__all__ = [
+    "FALLBACK_REASON",
+    "IMPLEMENTATION",
+    "fanout",
+    "framing",
+    "gcodepass",
+    "jsonspan",
+    "rings",
+    "status",
+    "wsframe",
+]

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-MODULES = ("framing", "jsonspan", "status", "wsframe", "fanout", "rings")
+MODULES = ("framing", "jsonspan", "status", "wsframe", "fanout", "rings", "gcodepass")
 
 
 @pytest.fixture(params=["pure", "speedups"], scope="session")

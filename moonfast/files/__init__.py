@@ -1,0 +1,1 @@
+"""Files of users: roots, what can be done with them, their metadata."""
