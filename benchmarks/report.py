@@ -28,6 +28,7 @@ class Budget:
     of_moonraker: float | None = None
     at_most: float | None = None
     times_own: tuple[float, str] | None = None  # so many times another metric of moonfast itself
+    over_own: tuple[float, str] | None = None  # another metric of moonfast itself plus so much, in the row's unit
     scale: float = 1.0  # from the metric's unit to the row's
 
     def bounds(self, medians: Medians) -> list[tuple[str, float]]:
@@ -46,6 +47,9 @@ class Budget:
         if self.times_own is not None:
             factor, metric = self.times_own
             found.append((f"{factor:g} x without", factor * own.get(metric, 0) * self.scale))
+        if self.over_own is not None:
+            more, metric = self.over_own
+            found.append((f"{more:g} + idle's", more + own.get(metric, 0) * self.scale))
         return found
 
 
@@ -58,6 +62,38 @@ def _fanout_budgets() -> list[Budget]:
             work = f"status frame delivered, {clients} client{plural}, {groups} filter group{'s' if groups > 1 else ''}"
             rows.append(Budget(work, f"fanout-n{clients}-k{groups}", "cpu_us_per_frame", "us", times_limit=factor))
     return rows
+
+
+def _stall(work: str, scenario: str, metric: str = "stall_ms") -> Budget:
+    return Budget(f"longest wait of a client beside {work}", scenario, metric, "ms", over_own=(20, "idle_stall_ms"))
+
+
+def _file_budgets() -> list[Budget]:
+    appear, huge = "1000 small files appear", "upload of 2 GB"
+    with_checksum = "multipart upload of 100 MB with its sha256"
+    return [
+        Budget("download of 100 MB", "file-download", "cpu_s_per_gb", "s/GB", at_most=0.45),
+        Budget("multipart upload of 100 MB", "file-upload", "cpu_s_per_gb", "s/GB", at_most=1.8),
+        Budget(with_checksum, "file-upload-checksum", "cpu_s_per_gb", "s/GB", at_most=2.4),
+        Budget("multipart upload of 100 MB: growth", "file-upload", "growth_mb", "MB", at_most=1),
+        Budget(f"{huge}: growth", "file-upload-2gb", "growth_mb", "MB", at_most=1),
+        Budget("metadata of a sliced file of 10 MB", "file-metadata-10mb", "cpu_ms_per_file", "ms", at_most=6),
+        Budget("metadata of a sliced file of 500 MB", "file-metadata-500mb", "cpu_ms_per_file", "ms", at_most=6),
+        Budget("`files/list` of 1000 files", "file-many", "list_cpu_ms", "ms", at_most=2),
+        Budget("`directory?extended=true` of 1000 files", "file-many", "directory_cpu_ms", "ms", at_most=4),
+        Budget(f"{appear}, until all have metadata", "file-many", "appear_cpu_s", "s", at_most=5),
+        Budget("four uploads at once: lost of 12", "file-upload-four", "lost", "files", at_most=0),
+        _stall("a download of 100 MB", "file-download"),
+        _stall("an upload of 100 MB", "file-upload"),
+        _stall("an upload with its sha256", "file-upload-checksum"),
+        _stall(f"an {huge}", "file-upload-2gb"),
+        _stall("metadata of 10 MB", "file-metadata-10mb"),
+        _stall("metadata of 500 MB", "file-metadata-500mb"),
+        _stall("1000 small files that appear", "file-many", "appear_stall_ms"),
+        _stall("listings of 1000 files", "file-many", "list_stall_ms"),
+        _stall("extended listings of 1000 files", "file-many", "directory_stall_ms"),
+        _stall("four uploads at once", "file-upload-four"),
+    ]
 
 
 BUDGETS = [
@@ -93,6 +129,7 @@ BUDGETS = [
         scale=1e-3,
     ),
     Budget("10 stalled clients: p99 of the others", "stalled", "p99_us", "us", times_own=(1.25, "p99_us_alone")),
+    *_file_budgets(),
 ]
 
 

@@ -32,6 +32,7 @@ CONFIG = """\
 [server]
 host: 127.0.0.1
 port: {port}
+max_upload_size: 4096
 klippy_uds_address: {klippy}
 max_websocket_connections: 4000
 
@@ -86,8 +87,12 @@ class Setup:
     folder: Path
     klippy: Path
     port: int
-    limit_mode: str = ""  # options of load/limits.c
+    limit_mode: str = ""  # options of load/limits.c, or "files" for load/filelimits.c
     store_samples: int = 1200
+
+    @property
+    def gcodes(self) -> Path:
+        return self.folder / "printer_data" / "gcodes"
 
 
 class Contender(ABC):
@@ -186,7 +191,7 @@ class Moonfast(_ApiServer):
 
 
 class Limit(Contender):
-    """The C server of load/limits.c, in the mode that fits the work."""
+    """The C server of load/limits.c, in the mode that fits the work, or that of load/filelimits.c."""
 
     name = "limit"
 
@@ -195,7 +200,10 @@ class Limit(Contender):
 
     def start(self, setup: Setup) -> Process:
         command = [str(build() / "limits"), "--port", str(setup.port), *setup.limit_mode.split()]
-        if "echo" not in setup.limit_mode:
+        if setup.limit_mode == "files":
+            setup.gcodes.mkdir(parents=True)
+            command = [str(build() / "filelimits"), "--port", str(setup.port), "--folder", str(setup.gcodes)]
+        elif "echo" not in setup.limit_mode:
             command += ["--klippy", str(setup.klippy)]
         return Process(command, cores=SERVER_CORES, log=setup.folder / "limit.log")
 
@@ -234,7 +242,7 @@ class Stage:
             klippy = folder / "klippy.sock"
             self.setup = Setup(folder, klippy, free_port(), self._limit_mode, self._store_samples)
             self.port = self.setup.port
-            options = {"--socket": klippy, "--gcodes": folder / "printer_data" / "gcodes"}
+            options = {"--socket": klippy, "--gcodes": self.setup.gcodes}
             self.pusher = self.tool("pusher", options | self._feed, stack)
             self.pusher.answer(5)
             self.server = self.contender.start(self.setup)

@@ -45,6 +45,16 @@ def cpu_s(pid: int) -> float:
     return process_clock_s(pid) + live_s + ended_s
 
 
+def forget_peak(pid: int) -> None:
+    """Let the peak of a process's resident memory start again from what it is now, see proc_pid_clear_refs(5)."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def peak_mb(pid: int) -> float:
+    """Return the highest resident memory of one process, without its children, since `forget_peak`."""
+    return int(re.findall(r"VmHWM:\s*(\d+)", Path(f"/proc/{pid}/status").read_text())[0]) / KB_PER_MB
+
+
 @dataclass(frozen=True)
 class Memory:
     """Memory of a process with its children, MB.

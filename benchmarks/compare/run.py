@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.compare.contenders import REPOSITORY, TOOL_CORES, Contender, Limit, Moonfast, Moonraker
+from benchmarks.compare.file_scenarios import FILE_SCENARIOS
 from benchmarks.compare.measure import commit, environment
 from benchmarks.compare.scenarios import SCENARIOS, Numbers, Scenario
 from benchmarks.load.tools import ToolError, build
@@ -22,7 +23,9 @@ RESULTS = REPOSITORY / "benchmarks" / "results"
 SHOWN = (
     "cpu_us_per_frame", "cpu_percent_status_only", "cpu_us_per_request", "cpu_ms_per_join", "cpu_percent", "cpu_s",
     "p50_us", "p99_us", "slowest_of_second_us", "gaps", "repeats", "rss_mb", "pss_mb", "alone_mb",
-    "growth_mb", "kept_mb",
+    "growth_mb", "kept_mb", "cpu_s_per_gb", "gb_per_s", "cpu_ms_per_file", "appear_cpu_s", "list_cpu_ms",
+    "directory_cpu_ms", "uploads", "refused", "wrong", "lost", "stall_ms", "appear_stall_ms", "list_stall_ms",
+    "directory_stall_ms", "idle_stall_ms",
 )  # fmt: skip
 
 
@@ -46,7 +49,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def chosen(patterns: list[str] | None) -> list[Scenario]:
-    found = [s for s in SCENARIOS if not patterns or any(fnmatch.fnmatch(s.name, p) for p in patterns)]
+    found = [
+        s for s in [*SCENARIOS, *FILE_SCENARIOS] if not patterns or any(fnmatch.fnmatch(s.name, p) for p in patterns)
+    ]
     if not found:
         raise SystemExit(f"no scenario matches {patterns}; --list names them")
     return found
@@ -73,7 +78,7 @@ def measure(
                     continue
                 try:
                     numbers = scenario.measure(contender, scenario.limit_mode, scenario.seconds * scale)
-                except ToolError as error:
+                except (ToolError, OSError) as error:
                     print(f"{scenario.name}, {contender.name}: {error}", file=sys.stderr)
                     continue
                 numbers = {key: round(value, 4) for key, value in numbers.items()}

@@ -3,7 +3,7 @@
  * Sends DEPTH requests in one write, RATE times a second, on one connection kept open (or, for joins, on a new one each
  * time), and reads the answers. A burst that falls due while answers are outstanding is sent as soon as they are in, and
  * its time counts from when it was due, so that a slow server cannot hide its waiting time. Prints {"event":"ready"},
- * waits for a line on stdin, runs, prints one JSON object.
+ * waits for a line on stdin, runs, prints one JSON object. With --bursts 0 it runs until another line comes.
  *
  *   caller --port P --kind rpc --method NAME [--params JSON] [--rate R] [--depth D] [--bursts N] [--seconds LIMIT]
  *   caller --port P --kind http --path PATH ...
@@ -11,6 +11,7 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -146,6 +147,12 @@ static void sleep_until(uint64_t ns)
         ;
 }
 
+static int is_told_to_stop(void)
+{
+    struct pollfd input = {.fd = 0, .events = POLLIN};
+    return poll(&input, 1, 0) > 0;
+}
+
 static int compare_times(const void *a, const void *b)
 {
     uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
@@ -205,14 +212,15 @@ int main(int argc, char **argv)
     }
     printf("{\"event\":\"ready\"}\n");
     fflush(stdout);
-    char go;
-    if (read(0, &go, 1) != 1)
+    char go[64];
+    if (read(0, go, sizeof go) < 1)
         return 0;
 
     static struct histogram latency;
-    uint64_t *slowest = calloc((size_t)((double)bursts / rate) + 2, sizeof *slowest); /* of each second of the run */
+    uint64_t *slowest = calloc((bursts ? (size_t)((double)bursts / rate) : limit) + 2, sizeof *slowest); /* of each second */
     uint64_t start = now_ns(), late = 0;
-    for (long i = 0; i < bursts; i++) {
+    long i = 0;
+    for (; bursts ? i < bursts : !is_told_to_stop(); i++) {
         uint64_t due = start + (uint64_t)((double)i * 1e9 / rate);
         if (now_ns() < due)
             sleep_until(due);
@@ -236,14 +244,14 @@ int main(int argc, char **argv)
         *second = took > *second ? took : *second;
     }
     uint64_t wall = now_ns() - start;
-    size_t seconds = (size_t)((double)bursts / rate);
+    size_t seconds = (size_t)((double)i / rate);
     qsort(slowest, seconds, sizeof *slowest, compare_times);
     printf("{\"event\":\"done\",\"requests\":%lu,\"errors\":%lu,\"late_bursts\":%lu,\"wall_s\":%.3f,\"reply_bytes\":%.0f,"
            "\"smallest_reply\":%lu,\"largest_reply\":%lu,\"p50_us\":%.1f,\"p99_us\":%.1f,\"p999_us\":%.1f,"
-           "\"slowest_of_second_us\":%.1f}\n",
+           "\"largest_us\":%.1f,\"slowest_of_second_us\":%.1f}\n",
            (unsigned long)answers, (unsigned long)errors, (unsigned long)late, (double)wall / 1e9,
            (double)answer_bytes / (double)(answers ? answers : 1), (unsigned long)smallest, (unsigned long)largest,
-           histogram_us(&latency, 0.5), histogram_us(&latency, 0.99), histogram_us(&latency, 0.999),
+           histogram_us(&latency, 0.5), histogram_us(&latency, 0.99), histogram_us(&latency, 0.999), (double)latency.largest / 1e3,
            seconds ? (double)slowest[seconds / 2] / 1e3 : 0.0);
     fflush(stdout);
     return 0;

@@ -122,7 +122,7 @@ static void add_result(struct text *out, const char *method, int method_bytes, c
     } else if (!strncmp(method, "info", (size_t)method_bytes)) {
         text_print(out,
                    "{\"state\":\"ready\",\"state_message\":\"Printer is ready\",\"hostname\":\"benchmark\","
-                   "\"klipper_path\":\"/tmp\",\"python_path\":\"/usr/bin/python3\",\"process_id\":%d,\"user_id\":%d,"
+                   "\"klipper_path\":\"/tmp/klipper\",\"python_path\":\"/usr/bin/python3\",\"process_id\":%d,\"user_id\":%d,"
                    "\"group_id\":%d,\"log_file\":\"/tmp/klippy.log\",\"config_file\":\"/tmp/printer.cfg\","
                    "\"software_version\":\"v0.13.0-730-g84104bbb\",\"cpu_info\":\"2 core\"}",
                    getpid(), getuid(), getgid());

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 SOURCES = Path(__file__).resolve().parent
 SCRATCH = SOURCES.parent / ".scratch"
-TOOLS = ("swarm", "pusher", "limits", "caller")
+TOOLS = ("swarm", "pusher", "limits", "filelimits", "caller")
 SHARED = ("wire.c", "printer.c", "wire.h", "printer.h")
 
 
