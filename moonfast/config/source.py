@@ -86,7 +86,7 @@ def render(source: Source) -> str:
     """One file that says the same; reading it gives the same sections and values."""
     out = []
     for section in source.sections.values():
-        out.append(f"[{_escape(section.name)}]\n")
+        out.append(_escape(f"[{section.name}]") + "\n")
         for name, option in section.options.items():
             out.append(f"{_escape(name)} = " + "\n\t".join(_escape(line) for line in option.text.split("\n")) + "\n")
         out.append("\n")
