@@ -54,7 +54,7 @@ class _Job:
     def serve(self, outbox: Outbox) -> None:
         """Send, merge later, or skip: what this job means for one of its members."""
         outbox._waiting -= 1
-        if outbox._is_closed or outbox._has_overflowed:
+        if outbox._is_ended or outbox._has_overflowed:
             return
         if self.seq:
             if outbox.status_seq >= self.seq:
@@ -210,6 +210,7 @@ class Outbox:
         self._is_clear = False  # the transport's own buffer is known to be empty
         self._has_overflowed = False
         self._is_closed = False
+        self._is_ended = False  # closed, or its last frame is in the queue
 
     def send(self, frame: bytes) -> None:
         """Send one frame after all those before it; queue it while the transport is blocked or the pump corked.
@@ -220,8 +221,13 @@ class Outbox:
         """
         if self._waiting:
             self._pump._serve_first(self)
-        if frame and not self._is_closed:
+        if frame and not self._is_ended:
             self._put(frame)
+
+    def finish(self, frame: bytes) -> None:
+        """Send the last frame, after all those before it: what comes later is ignored."""
+        self.send(frame)
+        self._is_ended = True
 
     def paused(self) -> None:
         """Take note of pause_writing: the transport holds bytes that the peer has not read."""
@@ -240,7 +246,7 @@ class Outbox:
 
         To be called before the transport is closed or aborted: the number of a closed descriptor is soon another's.
         """
-        self._is_closed = True
+        self._is_closed = self._is_ended = True
         self._fd = -1
         self._transport = self.on_overflow = self.on_drained = None
         self._drop_queue()

@@ -93,6 +93,8 @@ class Outbox:
         pump's total cap is passed, the queue is dropped, jobs pass the outbox by, and on_overflow is called, once. What
         the transport holds ends with a whole frame, so the owner can still send a close frame.
         """
+    def finish(self, frame: bytes) -> None:
+        """Send the last frame, after all those before it: what comes later is ignored."""
     def paused(self) -> None:
         """Take note of pause_writing: the transport holds bytes that the peer has not read."""
     def resumed(self) -> None:

@@ -56,7 +56,7 @@ cdef class _Job:
     cdef int serve(self, Outbox outbox) except -1:
         """Send, merge later, or skip: what this job means for one of its members."""
         outbox.waiting -= 1
-        if outbox.is_closed or outbox.has_overflowed:
+        if outbox.is_ended or outbox.has_overflowed:
             return 0
         if self.seq:
             if outbox.status_seq >= self.seq:
@@ -212,6 +212,7 @@ cdef class Outbox:
     cdef bint is_busy  # inside transport.write, which may call back
     cdef bint is_clear  # the transport's own buffer is known to be empty
     cdef bint is_closed
+    cdef bint is_ended  # closed, or its last frame is in the queue
     cdef bint has_overflowed
     cdef int fd
     cdef readonly Py_ssize_t queued_bytes
@@ -236,8 +237,12 @@ cdef class Outbox:
     def send(self, bytes frame not None):
         if self.waiting:
             self.pump.serve_first(self)
-        if frame and not self.is_closed:
+        if frame and not self.is_ended:
             self.put(frame)
+
+    def finish(self, bytes frame not None):
+        self.send(frame)
+        self.is_ended = True
 
     def paused(self):
         self.blocked = True
@@ -253,7 +258,7 @@ cdef class Outbox:
         self.end()
 
     cdef int end(self) except -1:
-        self.is_closed = True
+        self.is_closed = self.is_ended = True
         self.fd = -1
         self.transport = self.on_overflow = self.on_drained = None
         self.drop_queue()

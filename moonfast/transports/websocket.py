@@ -113,7 +113,7 @@ class WebSocket(asyncio.Protocol, Carrier):
             return
         self._has_sent_close = True
         self._close_by = asyncio.get_running_loop().time() + CLOSE_TIMEOUT_S
-        self.outbox.send(wsframe.encode_close(code, reason))
+        self.outbox.finish(wsframe.encode_close(code, reason))
         self.release()  # the peer's answer must arrive; what comes before it is ignored
         if self._parser.failed is not None:  # RFC 6455 section 7.1.7: nothing more can be understood from this peer
             self._peer_has_closed = True
@@ -126,7 +126,7 @@ class WebSocket(asyncio.Protocol, Carrier):
             self._has_sent_close = True
             self._close_by = asyncio.get_running_loop().time() + CLOSE_TIMEOUT_S
             code = int.from_bytes(payload[:2], "big") if payload else NORMAL
-            self.outbox.send(wsframe.encode_close(code) if payload else wsframe.encode_frame(b"", wsframe.CLOSE))
+            self.outbox.finish(wsframe.encode_close(code) if payload else wsframe.encode_frame(b"", wsframe.CLOSE))
 
     def _end_if_sent(self) -> None:
         """Close the transport when both sides have said goodbye and ours is on its way."""

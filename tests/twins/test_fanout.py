@@ -327,6 +327,22 @@ def test_a_closed_outbox_is_left_alone(impl: Any) -> None:
     assert [t.data for t in bench.transports] == [b"12", b"1", b"1", b"1", b"1", b""]
 
 
+def test_nothing_follows_the_last_frame(impl: Any) -> None:
+    bench = Bench(impl.fanout, 2, slice_ns=0)
+    bench.pump.broadcast(bench.outboxes, b"1")
+    bench.transports[0].is_stuck = True
+    bench.outbox.finish(b"end")
+    bench.outbox.send(b"2")
+    bench.pump.broadcast(bench.outboxes, b"3")
+    bench.pump.publish(bench.outboxes, b"4", 0, 1)
+    bench.loop.run()
+    bench.transports[0].is_stuck = False
+    bench.outbox.resumed()
+    bench.loop.run()
+    assert [t.data for t in bench.transports] == [b"1end", b"134"]
+    assert bench.pump.queued_bytes == 0
+
+
 def test_closing_under_a_cork(impl: Any) -> None:
     bench = Bench(impl.fanout)
     bench.pump.cork()
