@@ -14,7 +14,20 @@ PACKAGE = Path(__file__).resolve().parent.parent / "moonfast"
 
 # Lower layers know nothing of higher ones; those in one row do not know one another. `server.py` connects them.
 LAYERS: list[tuple[str, ...]] = [
-    ("vocab", "errors", "codec", "speedups", "_pure", "_speedups", "version", "data_path", "log", "config", "__init__"),
+    (
+        "vocab",
+        "errors",
+        "codec",
+        "fingerprint",
+        "speedups",
+        "_pure",
+        "_speedups",
+        "version",
+        "data_path",
+        "log",
+        "config",
+        "__init__",
+    ),
     ("component", "registry", "api"),
     ("storage", "host"),
     ("klippy", "state", "access", "rpc"),

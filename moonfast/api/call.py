@@ -29,6 +29,18 @@ class HttpAnswer:
         self.body, self.status, self.content_type, self.headers = body, status, content_type, headers
 
 
+class FileAnswer:
+    """A handler's answer that is a file: the transport sends it, with ranges and conditions (RFC 9110 section 13, 14).
+
+    `name` is what a browser saves it as. `path` must be a regular file; if it is not there the answer is 404.
+    """
+
+    __slots__ = ("name", "path")
+
+    def __init__(self, path: str, name: str) -> None:
+        self.path, self.name = path, name
+
+
 class Call:
     """One request, or, on a lasting connection, all of them: nothing in it changes from one to the next.
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, get_type_hints
 
 from moonfast.api.params import Parameters
+from moonfast.api.upload import Receiver
 from moonfast.vocab import Access, Transport, Verb
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -20,6 +21,7 @@ class Endpoint:
     `is_wrapped`: over HTTP the result is put into `{"result": ...}`.
     `runs_as_task`: the handler uses asyncio.timeout or a library that asks for the current task, so that it cannot be
     stepped by hand.
+    `receiver`: the request is a multipart form, which is taken in while it arrives.
     """
 
     __slots__ = (
@@ -30,6 +32,7 @@ class Endpoint:
         "is_wrapped",
         "parameters",
         "path",
+        "receiver",
         "result",
         "rpc_name",
         "runs_as_task",
@@ -49,6 +52,7 @@ class Endpoint:
         is_remote: bool = False,
         is_wrapped: bool = True,
         runs_as_task: bool = False,
+        receiver: Receiver | None = None,
         handler: Callable[..., Any],
         parameters: Parameters,
         doc: str,
@@ -56,7 +60,7 @@ class Endpoint:
     ) -> None:
         self.verb, self.path, self.transports, self.access = verb, path, transports, access
         self.rpc_name, self.is_remote, self.is_wrapped = rpc_name, is_remote, is_wrapped
-        self.runs_as_task = runs_as_task
+        self.runs_as_task, self.receiver = runs_as_task, receiver
         self.ways: int = transports.value
         self.handler, self.parameters, self.doc, self.result = handler, parameters, doc, result
 
@@ -78,14 +82,17 @@ class Declaration:
             raise TypeError(
                 f"endpoint {self.path or self.keywords['rpc_name']} has no docstring: the API reference needs it"
             )
+        keywords = dict(self.keywords)
+        receiver = keywords.pop("receiver", None)
         return Endpoint(
             self.verb,
             self.path,
+            receiver=None if receiver is None else getattr(owner, receiver),
             handler=getattr(owner, name),
             parameters=Parameters(function),
             doc=doc,
             result=get_type_hints(function, include_extras=True).get("return"),
-            **self.keywords,
+            **keywords,
         )
 
 
@@ -97,9 +104,20 @@ def endpoint(
     access: Access = Access.USER,
     is_wrapped: bool = True,
     runs_as_task: bool = False,
+    receiver: str | None = None,
 ) -> Callable[[F], F]:
-    """Declare a method as the answer to `verb` on `path`, and to the JSON-RPC method that follows from the path."""
-    keywords = {"transports": transports, "access": access, "is_wrapped": is_wrapped, "runs_as_task": runs_as_task}
+    """Declare a method as the answer to `verb` on `path`, and to the JSON-RPC method that follows from the path.
+
+    A path may end in variables, "/server/files/{root}/{path}", over HTTP only: the last one takes all that is left.
+    `receiver` names the method that makes the sink of an upload.
+    """
+    keywords = {
+        "transports": transports,
+        "access": access,
+        "is_wrapped": is_wrapped,
+        "runs_as_task": runs_as_task,
+        "receiver": receiver,
+    }
     return _declare(Declaration(verb, path, keywords))
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 from urllib.parse import parse_qsl
 
+from moonfast.api.upload import Received
 from moonfast.codec import DecodeError, decode
 from moonfast.errors import BadRequest
 
@@ -131,7 +132,7 @@ class Parameters:
                 continue
             if hints[name] is AllArguments:
                 self.all_name = name
-            elif hints[name] is Body:
+            elif hints[name] in (Body, Received):
                 self.body_name = name
             else:
                 default = _MISSING if parameter.default is inspect.Parameter.empty else parameter.default

@@ -108,7 +108,7 @@ def _operation(endpoint: Endpoint, verb: Verb) -> Schema:
     if endpoint.is_wrapped:
         result = {"type": "object", "properties": {"result": result}, "required": ["result"]}
     found: Schema = {
-        "operationId": f"{(verb.name or '').lower()}{(endpoint.path or '').replace('/', '_')}",
+        "operationId": f"{(verb.name or '').lower()}{(endpoint.path or '').replace('/', '_').translate(_BRACES)}",
         "summary": summary,
         "responses": {
             "200": {"description": "Done", "content": {"application/json": {"schema": result}}},
@@ -122,14 +122,25 @@ def _operation(endpoint: Endpoint, verb: Verb) -> Schema:
         found["description"] = rest.strip()
     if endpoint.rpc_name is not None:
         found["x-jsonrpc-method"] = endpoint.rpc_name
-    if endpoint.parameters.items and verb is Verb.GET:
+    in_path = [item for item in endpoint.parameters.items if f"{{{item.name}}}" in (endpoint.path or "")]
+    if endpoint.parameters.items and (in_path or verb is Verb.GET):
         found["parameters"] = [
-            {"name": item.name, "in": "query", "required": item.is_required, "schema": parameter_schema(item)}
+            {
+                "name": item.name,
+                "in": "path" if item in in_path else "query",
+                "required": item.is_required,
+                "schema": parameter_schema(item),
+            }
             for item in endpoint.parameters.items
         ]
+    elif endpoint.receiver is not None:
+        found["requestBody"] = {"content": {"multipart/form-data": {"schema": {"type": "object"}}}}
     elif endpoint.parameters and verb is not Verb.GET:
         found["requestBody"] = {"content": {"application/json": {"schema": _arguments_schema(endpoint)}}}
     return found
+
+
+_BRACES = str.maketrans("", "", "{}")
 
 
 def asyncapi(notifications: Iterable[Notification], version: str) -> Schema:

@@ -20,6 +20,7 @@ class EndpointTable:
         self._by_path: dict[str, dict[str, Endpoint]] = {}  # path -> HTTP method -> endpoint
         self._by_method: dict[str, Endpoint] = {}
         self._remote: list[Endpoint] = []
+        self._templates: dict[str, tuple[str, ...]] = {}  # path with variables -> what is before them, their names
 
     def collect(self, owner: object) -> None:
         """Take over the endpoints that an object declares."""
@@ -39,6 +40,9 @@ class EndpointTable:
     def _enter(self, item: Endpoint) -> None:
         if item.path is not None and item.transports & Transport.HTTP:
             verbs = self._by_path.setdefault(item.path, {})
+            if "{" in item.path:
+                prefix, _, names = item.path.partition("{")
+                self._templates[item.path] = (prefix, *names.rstrip("}").split("}/{"))
             for verb in item.verb.names():
                 if verb in verbs:
                     raise ValueError(f"{verb} {item.path} is declared twice")
@@ -51,6 +55,15 @@ class EndpointTable:
     def by_path(self, path: str) -> dict[str, Endpoint] | None:
         """HTTP method -> endpoint, None if there is no such path."""
         return self._by_path.get(path)
+
+    def by_template(self, path: str) -> tuple[dict[str, Endpoint], dict[str, str]] | None:
+        """The same for a path, as it was sent, that fits one with variables; and the variables, as they were sent."""
+        for template, (prefix, *names) in self._templates.items():
+            if path.startswith(prefix):
+                parts = path[len(prefix) :].split("/", len(names) - 1)
+                if len(parts) == len(names) and all(parts):
+                    return self._by_path[template], dict(zip(names, parts, strict=True))
+        return None
 
     def by_method(self, method: str) -> Endpoint | None:
         return self._by_method.get(method)

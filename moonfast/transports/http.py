@@ -24,7 +24,7 @@ import httptools
 
 from moonfast.access.cors import OriginRule
 from moonfast.access.trusted import TrustedClients, read_address
-from moonfast.api.call import Call, HttpAnswer
+from moonfast.api.call import Call, FileAnswer, HttpAnswer
 from moonfast.api.endpoint import Endpoint
 from moonfast.api.invoke import Invoker, as_api_error
 from moonfast.api.params import Arguments, Body
@@ -46,8 +46,11 @@ from moonfast.errors import (
 from moonfast.speedups import fanout
 from moonfast.transports import response
 from moonfast.transports.body import read_arguments
+from moonfast.transports.file_response import prepare
 from moonfast.transports.router import Router, split_target
+from moonfast.transports.sendfile import FileSender
 from moonfast.transports.upgrade import Upgrade, UpgradeRequired, accepted, check
+from moonfast.transports.upload import MultipartUpload
 from moonfast.transports.websocket import announce_backlog, attach_outbox
 from moonfast.vocab import Access, Transport, Verb
 
@@ -93,8 +96,19 @@ _ONCE = (
     "x-real-ip",
     "access-control-request-method",
     "access-control-request-private-network",
+    "if-modified-since",
+    "if-range",
+    "range",
 )
-_LISTS = ("connection", "if-none-match", "upgrade", "x-forwarded-for", "x-forwarded-proto", "x-scheme")
+_LISTS = (
+    "accept-encoding",
+    "connection",
+    "if-none-match",
+    "upgrade",
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-scheme",
+)
 WANTED = {name.encode(): name for name in (*_ONCE, *_LISTS)}
 """The headers that are looked at; all others are passed over unread."""
 
@@ -127,6 +141,8 @@ class _Request:
         "key",
         "path",
         "query",
+        "upload",
+        "variables",
         "wants_continue",
     )
 
@@ -142,6 +158,8 @@ class _Request:
         self.endpoint: Endpoint | None = None
         self.body: bytearray | None = None
         self.held_bytes = 0
+        self.upload: MultipartUpload | None = None  # takes the body
+        self.variables: dict[str, str] = {}  # of the path
         self.wants_continue = False
 
 
@@ -242,6 +260,8 @@ class HttpConnection(asyncio.Protocol):
         self._waiting: deque[_Request] = deque()
         self._active: _Request | None = None
         self._successor: asyncio.Protocol | None = None  # takes over the transport: a WebSocket
+        self._sender: FileSender | None = None  # sends the answer to the active request
+        self._upload_left = -1  # bytes of an upload that come past the parser; -1: none do
         self._call: Call | None = None
         self._call_key: object = None
         # time limits
@@ -282,6 +302,8 @@ class HttpConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._outbox.resumed()
         self._since = 0.0
+        if self._sender is not None:
+            self._sender.go_on()
         self._work()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -296,6 +318,9 @@ class HttpConnection(asyncio.Protocol):
         for request in (*self._waiting, self._request, self._active):
             if request is not None:
                 self._release_body(request)
+        if self._sender is not None:
+            self._sender.close()
+            self._sender = None
         self._waiting.clear()
         self._request = self._active = None
         self._unfed = b""
@@ -316,7 +341,7 @@ class HttpConnection(asyncio.Protocol):
                     if self._outbox.blocked:
                         break
                     self._run(self._waiting.popleft())
-                elif self._unfed and not self._is_deaf:
+                elif self._unfed and not self._is_deaf and not self._is_upload_full():
                     self._feed()
                 else:
                     if self._request is not None and self._request.wants_continue:
@@ -348,6 +373,9 @@ class HttpConnection(asyncio.Protocol):
 
     def _feed(self) -> None:
         """Parse one piece of what has come."""
+        if self._upload_left >= 0:
+            self._feed_upload()
+            return
         piece = self._unfed[:PIECE_BYTES]
         try:
             self._parser.feed_data(piece)
@@ -366,10 +394,49 @@ class HttpConnection(asyncio.Protocol):
                 self._refuse(BadRequest(f"The HTTP request cannot be read: {exc}"))
             return
         self._unfed = self._unfed[PIECE_BYTES:]
+        if self._phase == _BODY and self._request is not None and self._request.upload is not None:
+            length = self._request.headers.get("content-length")
+            if length is not None:
+                self._upload_left = int(length) - self._request.upload.fed_bytes
         if self._phase != _IDLE:
             # What the parser keeps for itself: an unfinished header or trailer; and chunks without content.
             self._stalled_bytes += len(piece)
             self._bound_head(self._stalled_bytes - PIECE_BYTES)
+
+    def _is_upload_full(self) -> bool:
+        request = self._request
+        return request is not None and request.upload is not None and request.upload.is_full
+
+    def _feed_upload(self) -> None:
+        """Hand the body of an upload on as it came: nothing in it is the parser's business."""
+        request = self._request
+        assert request is not None
+        assert request.upload is not None
+        piece = self._unfed
+        if len(piece) > self._upload_left:
+            piece, self._unfed = piece[: self._upload_left], piece[self._upload_left :]
+        else:
+            self._unfed = b""
+        self._upload_left -= len(piece)
+        self._since = 0.0
+        self._feed_form(request, piece)
+        if self._upload_left == 0 and not self._is_deaf:
+            self._upload_left = -1
+            self._parser = httptools.HttpRequestParser(self)  # the old one still waits for the body
+            self.on_message_complete()
+
+    def _feed_form(self, request: _Request, piece: bytes) -> None:
+        assert request.upload is not None
+        try:
+            request.upload.feed(piece)
+        except ApiError as exc:
+            self._cut(request, exc)
+
+    def _upload_failed(self, request: _Request, error: ApiError) -> None:
+        """Writing an upload failed while it still comes."""
+        if request is self._request and not self._is_deaf:
+            self._cut(request, error)
+            self._work()
 
     # httptools: what the parser finds. After the connection went deaf it may find more in the same piece.
 
@@ -431,9 +498,25 @@ class HttpConnection(asyncio.Protocol):
             self._refuse(BadRequest("A request with an Upgrade header has no body here"))
             return
         self._phase, self._since, self._progress_bytes = _BODY, 0.0, 0
-        if request.error is not None:
-            if "expect" in headers or "transfer-encoding" in headers or int(length) > DRAIN_BYTES:
-                self._cut(request, request.error)
+        if request.error is None:
+            try:
+                self._expect_body(request, int(length) if "content-length" in headers else None)
+            except ApiError as exc:
+                request.error = exc
+        is_long = "expect" in headers or "transfer-encoding" in headers or int(length) > DRAIN_BYTES
+        if request.error is not None and is_long:
+            self._cut(request, request.error)
+
+    def _expect_body(self, request: _Request, length: int | None) -> None:
+        """Make ready for a body. ApiError: it is not wanted."""
+        limits, receiver = self._site.limits, request.endpoint.receiver if request.endpoint is not None else None
+        if receiver is not None:
+            upload = MultipartUpload(request.headers.get("content-type"), receiver(length))
+            upload.sink.on_drained = self._work
+            upload.sink.on_failed = lambda error: self._upload_failed(request, error)
+            request.upload = upload
+        elif length is not None and length > limits.body_bytes:
+            raise _body_too_large(limits)
         else:
             request.body = bytearray()
 
@@ -445,6 +528,8 @@ class HttpConnection(asyncio.Protocol):
         self._progress_bytes += len(part)
         if self._progress_bytes >= MIN_PROGRESS_BYTES:
             self._progress_bytes, self._since = 0, 0.0
+        if request.upload is not None:
+            self._feed_form(request, part)
         if request.body is None:
             return
         site, limits = self._site, self._site.limits
@@ -485,6 +570,9 @@ class HttpConnection(asyncio.Protocol):
     def _release_body(self, request: _Request) -> None:
         self._site.held_bytes -= request.held_bytes
         request.held_bytes, request.body = 0, None
+        if request.upload is not None:
+            request.upload.abort()
+            request.upload = None
 
     # what a head asks for
 
@@ -523,6 +611,10 @@ class HttpConnection(asyncio.Protocol):
             raise _foreign(headers)
         verbs = None if path is None else site.router.find(path)
         if verbs is None:
+            template = site.router.find_template(encoded)
+            if template is not None:
+                verbs, request.variables = template
+        if verbs is None:
             self._admit_other(request, method, encoded, path, is_foreign, parser)
             return
         endpoint = verbs.get("GET" if request.is_head else method)
@@ -540,7 +632,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _check_framing(self, request: _Request, version: str) -> None:
         """Check what the headers say about the body."""
-        headers, limits = request.headers, self._site.limits
+        headers = request.headers
         coding = headers.get("transfer-encoding")
         if coding is not None and (coding.lower() != "chunked" or version != "1.1"):
             request.is_kept_alive = False
@@ -550,9 +642,6 @@ class HttpConnection(asyncio.Protocol):
             if expectation.lower() != "100-continue":
                 raise response.ExpectationFailed("Only 'Expect: 100-continue' can be met")
             request.wants_continue = True
-        length = headers.get("content-length")
-        if length is not None and int(length) > limits.body_bytes:
-            raise _body_too_large(limits)
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise response.UnsupportedMediaType("Compressed bodies are not read: send it without Content-Encoding")
 
@@ -653,20 +742,33 @@ class HttpConnection(asyncio.Protocol):
             self._answered(request.answer, None)
 
     def _arguments(self, request: _Request, endpoint: Endpoint) -> Arguments:
+        if endpoint.receiver is not None:
+            upload, request.upload = request.upload, None
+            if upload is None:
+                raise BadRequest("There is no form: send the file as multipart/form-data")
+            assert endpoint.parameters.body_name is not None
+            return {endpoint.parameters.body_name: upload.finish()}
         body = bytes(request.body) if request.body else b""
         self._release_body(request)
         if endpoint.parameters.body_name is not None:
             return {endpoint.parameters.body_name: Body(body)}
         if not body and not request.query:
-            return {}
-        return read_arguments(request.query, request.headers.get("content-type"), body)
+            return dict(request.variables)
+        return read_arguments(request.query, request.headers.get("content-type"), body) | request.variables
 
     def _answered(self, result: Any, error: ApiError | None) -> None:
         """The end of each request; `result` as a handler returns it."""
-        request, self._active = self._active, None
+        request = self._active
         if request is None or self._transport is None:
             return  # the client has gone
         self._release_body(request)
+        if isinstance(result, FileAnswer) and error is None:
+            try:
+                self._send_file(request, result)
+                return
+            except ApiError as exc:
+                error = exc
+        self._active = None
         if self._site.is_stopping:
             request.is_kept_alive = False
         extra = request.extra if request.is_kept_alive else request.extra + _CLOSE
@@ -677,12 +779,34 @@ class HttpConnection(asyncio.Protocol):
                 error = self._unsendable(request, exc)
         if error is not None:
             data = self._site.composer.error(error, extra, request.is_head)
-        self._since = 0.0
         self._outbox.send(data)
+        self._is_answered(request)
+
+    def _is_answered(self, request: _Request) -> None:
+        self._since = 0.0
         if not request.is_kept_alive:
             self._waiting.clear()
             self._is_deaf = self._is_ending = True
         self._work()
+
+    def _send_file(self, request: _Request, answer: FileAnswer) -> None:
+        """Answer with a file; the request stays active until it is sent."""
+        assert self._transport is not None
+        if self._site.is_stopping:
+            request.is_kept_alive = False
+        extra = request.extra if request.is_kept_alive else request.extra + _CLOSE
+        prepared = prepare(answer, request.headers, extra, request.is_head)
+        self._sender = FileSender(self._transport, self._outbox, prepared, self._file_sent)
+        self._sender.go_on()
+
+    def _file_sent(self, is_whole: bool) -> None:
+        request, self._active, self._sender = self._active, None, None
+        if request is None or self._transport is None:
+            return
+        if not is_whole:
+            self.abort()  # the client must see that the answer is not whole
+            return
+        self._is_answered(request)
 
     def _composed(self, request: _Request, result: Any, extra: bytes) -> bytes:
         composer = self._site.composer
@@ -798,6 +922,12 @@ class HttpConnection(asyncio.Protocol):
                 self.abort()
         elif self._is_ending:
             if spent > limits.linger_s:
+                self.abort()
+        elif self._sender is not None:
+            if self._sender.sent_bytes != self._unsent_bytes:
+                self._unsent_bytes, self._since = self._sender.sent_bytes, now
+            elif spent > limits.write_s:
+                log.info("An HTTP client that does not read is cut off")
                 self.abort()
         elif self._active is not None:
             self._since = now  # a handler may take its time: a gcode script has none

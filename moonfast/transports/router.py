@@ -52,6 +52,20 @@ class Router:
             return "/"
         return path[len(self._prefix) :] if path.startswith(self._prefix + "/") else None
 
+    def find_template(self, encoded: str) -> tuple[Mapping[str, Endpoint], dict[str, str]] | None:
+        """HTTP method -> endpoint for a path with variables, and these, decoded: a slash in one is a slash."""
+        if self._prefix:
+            if not encoded.startswith(self._prefix + "/"):
+                return None
+            encoded = encoded[len(self._prefix) :]
+        found = self._table.by_template(encoded)
+        if found is None:
+            return None
+        try:
+            return found[0], {name: unquote_to_bytes(text).decode("utf-8") for name, text in found[1].items()}
+        except UnicodeDecodeError:
+            return None
+
     def find(self, path: str) -> Mapping[str, Endpoint] | None:
         """HTTP method -> endpoint, None if there is no such path."""
         return self._table.by_path(path)

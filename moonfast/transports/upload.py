@@ -1,0 +1,135 @@
+"""Multipart forms that are taken in while they arrive: fields in memory, the file piece by piece to its sink.
+
+Source: RFC 7578; specification, "File upload".
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from moonfast.api.upload import UploadSink
+from moonfast.errors import BadRequest
+from moonfast.transports.body import MAX_PART_HEAD_BYTES
+from moonfast.transports.response import UnsupportedMediaType
+
+MAX_FIELD_BYTES = 64 * 1024
+"""Of all fields of a form together."""
+MAX_FIELDS = 100
+
+
+class MultipartUpload:
+    """One form on its way to its sink."""
+
+    def __init__(self, content_type: str | None, sink: UploadSink) -> None:
+        from python_multipart.multipart import MultipartParser, parse_options_header  # only when a form comes
+
+        logging.getLogger(MultipartParser.__module__).setLevel(logging.CRITICAL)  # it warns of what clients do wrong
+        self.sink, self.fed_bytes = sink, 0
+        kind, options = parse_options_header(content_type)
+        if kind != b"multipart/form-data":
+            sink.abort()
+            raise UnsupportedMediaType("Send the file as multipart/form-data")
+        if not options.get(b"boundary"):
+            sink.abort()
+            raise BadRequest("The form has no boundary: the Content-Type of multipart/form-data must name one")
+        self._parse_options = parse_options_header
+        self._parser: Any = MultipartParser(
+            options[b"boundary"],
+            {
+                "on_part_begin": self._begin,
+                "on_header_field": self._header_field,
+                "on_header_value": self._header_value,
+                "on_header_end": self._header_end,
+                "on_headers_finished": self._headers_finished,
+                "on_part_data": self._data,
+                "on_part_end": self._end,
+                "on_end": self._whole,
+            },
+        )
+        self._field = self._value = b""
+        self._names: dict[bytes, bytes] = {}
+        self._content: bytearray | None = None  # of a field; None: the file's goes to the sink
+        self._field_count = self._field_bytes = 0
+        self._is_whole = self._is_aborted = False
+
+    @property
+    def is_full(self) -> bool:
+        return self.sink.is_full
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes. ApiError: the form or the file cannot be taken; `abort` is due."""
+        from python_multipart.exceptions import FormParserError
+
+        self.fed_bytes += len(data)
+        try:
+            self._parser.write(data)
+        except FormParserError as exc:
+            raise BadRequest(f"The form cannot be read: {exc}") from None
+
+    def finish(self) -> UploadSink:
+        """The end of the body; the sink is the caller's from now on. BadRequest: the form is not whole."""
+        if not self._is_whole:
+            self.abort()
+            raise BadRequest("The form ends before its last boundary: the upload was cut off")
+        return self.sink
+
+    def abort(self) -> None:
+        if not self._is_aborted:
+            self._is_aborted = True
+            self.sink.abort()
+
+    # what the parser finds
+
+    def _begin(self) -> None:
+        self._field = self._value = b""
+        self._names = {}
+
+    def _header_field(self, data: bytes, start: int, end: int) -> None:
+        self._field += data[start:end]
+        _bound(self._field)
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+        _bound(self._value)
+
+    def _header_end(self) -> None:
+        if self._field.lower() == b"content-disposition":
+            self._names = self._parse_options(self._value)[1]
+        self._field = self._value = b""
+
+    def _headers_finished(self) -> None:
+        if b"filename" in self._names:
+            self._content = None
+            # browsers write a quote in a name as %22 (HTML standard, "Multipart form data")
+            self.sink.begin_file(self._text(b"name"), self._text(b"filename").replace("%22", '"'))
+            return
+        self._content = bytearray()
+        self._field_count += 1
+        if self._field_count > MAX_FIELDS:
+            raise BadRequest(f"The form has more than {MAX_FIELDS} fields")
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        if self._content is None:
+            self.sink.write(data[start:end] if end - start < len(data) else data)
+            return
+        self._field_bytes += end - start
+        if self._field_bytes > MAX_FIELD_BYTES:
+            raise BadRequest(f"The fields of the form are longer than {MAX_FIELD_BYTES} bytes")
+        self._content += data[start:end]
+
+    def _end(self) -> None:
+        if self._content is not None:
+            self.sink.field(self._text(b"name"), bytes(self._content))
+        self._content = None
+
+    def _whole(self) -> None:
+        self._is_whole = True
+
+    def _text(self, name: bytes) -> str:
+        return self._names.get(name, b"").decode("utf-8", "replace")
+
+
+def _bound(text: bytes) -> None:
+    if len(text) > MAX_PART_HEAD_BYTES:
+        raise BadRequest("The form has a part with too long a header")
