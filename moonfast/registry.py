@@ -33,7 +33,7 @@ class Entry(NamedTuple):
     always: bool = False  # runs without a section too
 
 
-COMPONENTS: tuple[Entry, ...] = ()
+COMPONENTS: tuple[Entry, ...] = (Entry("file_manager", "moonfast.files.api:FileManager", always=True),)
 
 # Sections of the built-in parts: for the generated reference.
 SECTIONS: tuple[str, ...] = (
@@ -44,6 +44,7 @@ SECTIONS: tuple[str, ...] = (
 )
 
 T = TypeVar("T")
+C = TypeVar("C", bound=Component)
 
 
 def load(path: str) -> Any:
@@ -171,6 +172,10 @@ class Components:
     def built(self) -> dict[str, Component]:
         """What has been constructed and has not failed, by name: endpoints are collected from these."""
         return {name: component for name, component in self._built.items() if name not in self.failed}
+
+    def find(self, kind: type[C]) -> C | None:
+        """The component of a class, None if it is not configured or could not be built."""
+        return next((item for item in self._built.values() if isinstance(item, kind)), None)
 
     def names(self) -> list[str]:
         """Sections that have an owner here, whether it runs or not; for `Config.all_warnings`."""

@@ -13,6 +13,7 @@ import socket
 import ssl
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from moonfast import log as logs
@@ -26,6 +27,7 @@ from moonfast.config.sections import AuthorizationConfig, DataStoreConfig, Serve
 from moonfast.config.source import render
 from moonfast.data_path import DataFolder, Options, claim
 from moonfast.errors import MoonfastError, StartError
+from moonfast.files.api import FileManager
 from moonfast.klippy.api import PrinterApi
 from moonfast.klippy.session import Klippy
 from moonfast.pages import load_pages
@@ -38,6 +40,7 @@ from moonfast.state.gcode_store import GcodeStore
 from moonfast.state.job import Job
 from moonfast.state.status import Status
 from moonfast.state.temperature_store import TemperatureStore
+from moonfast.storage.database import Database
 from moonfast.transports.http import HttpConnection, Site
 from moonfast.transports.hub import Hub
 from moonfast.transports.identify import ConnectionApi
@@ -107,7 +110,10 @@ class Server:
         self.hub.on_closed.append(self.klippy.subscriptions.forget)
 
         self.components = Components(config, self.hub.emit)
-        self.components.build({})
+        self._database = Database(Path(options.data_path) / "database")
+        parts: dict[type, object] = {Options: options, Database: self._database, Klippy: self.klippy, Job: self.job}
+        self.components.build(parts)
+        self._files = self.components.find(FileManager)
         self._collect_endpoints(restart, log_rollover)
         self._site = Site(
             table=self.table,
@@ -138,8 +144,8 @@ class Server:
             websocket_count=lambda: self.hub.websocket_count,
             components=lambda: [*BUILT_IN, *self.components.running()],
             failed_components=lambda: self.components.failed,
-            warnings=lambda: self._warnings,
-            directories=list,
+            warnings=lambda: [*self._warnings, *(self._files.warnings if self._files is not None else ())],
+            directories=lambda: self._files.roots.names() if self._files is not None else [],
             config_view=self._config.view,
         )
         rollovers = {"moonraker": log_rollover or _no_log, "klipper": _no_klipper_rollover}
@@ -165,6 +171,7 @@ class Server:
         """Serve. StartError: a port, a socket or a certificate cannot be used; nothing is left open then."""
         self._warnings += self._config.all_warnings(self.components.names())
         try:
+            await self._database.start()
             await self.components.start()
             await self._unix.start()
             await self._listen()
@@ -217,6 +224,7 @@ class Server:
         self._temperatures.pause()
         await self._unix.stop()
         await self.components.stop()
+        await self._database.stop()
         self._listeners.clear()
 
 
@@ -229,6 +237,7 @@ BUILT_IN = (
     "data_store",
     "job_state",
     "extensions",
+    "database",
 )
 """What every server has, by the names that clients look for."""
 

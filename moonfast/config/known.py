@@ -11,7 +11,6 @@ MOONRAKER = frozenset(
         "database",
         "dbus_manager",
         "extensions",
-        "file_manager",
         "history",
         "http_client",
         "job_queue",

@@ -113,6 +113,7 @@ class Klippy:
         self._seen_state = asyncio.Event()  # webhooks told of a new state
         self.subscriptions = Subscriptions(status, self.request)
         self.methods = RemoteMethods(self._announce_method)
+        self.on_identified: list[Callable[[], None]] = []  # told when `info` is known, at each new connection
         self.state = KlippyState.DISCONNECTED
         self.info: dict[str, Any] = {}
         self.missing_requirements: list[str] = []
@@ -247,6 +248,8 @@ class Klippy:
         client = {"client_info": {"program": "Moonfast", "version": self._version}}
         self.info = _object(await self._ask("info", client))
         log.info("Klippy connected: %s, state %s", self.info.get("software_version"), self.info.get("state"))
+        for listener in self.on_identified:
+            listener()
 
     async def _list_endpoints(self) -> None:
         names = _object(await self._ask("list_endpoints")).get("endpoints")

@@ -40,7 +40,7 @@ async def again(served: Running) -> None:
 
 async def test_the_steps_of_a_connection() -> None:
     async with running() as served:
-        asked = [method for method, _ in served.klippy.requests]
+        asked = [method for method, _ in served.klippy.requests if method != "objects/query"]
         assert asked[:4] == ["info", "list_endpoints", "gcode/subscribe_output", "objects/subscribe"]
         assert served.klippy.asked("info")[0]["client_info"]["program"] == "Moonfast"
         client = await served.client()
@@ -110,7 +110,7 @@ async def test_clones_that_send_null_for_a_list(heaters: Any) -> None:
     klippy.objects["heaters"] = heaters
     klippy.handlers["objects/query"] = lambda params: {
         "eventtime": 1.0,
-        "status": {name: klippy.objects[name] for name in params["objects"]},
+        "status": {name: klippy.objects.get(name, {}) for name in params["objects"]},
     }
     async with running(klippy=klippy) as served:
         client = await served.client()

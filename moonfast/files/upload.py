@@ -1,0 +1,263 @@
+"""One upload on its way to the disk: a part file near its target, written in a thread, renamed when it is whole.
+
+    transport -> write -> pending pieces -> _write in a worker -> part file -> finish -> rename by the caller
+
+At most PENDING_BYTES wait for the disk; then the socket is not read. Nothing is left behind if the upload fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import errno
+import hashlib
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+from moonfast.errors import (
+    ApiError,
+    BadRequest,
+    Forbidden,
+    InsufficientStorage,
+    InternalError,
+    PayloadTooLarge,
+    UnprocessableContent,
+)
+from moonfast.files.roots import PART_PREFIX, PART_SUFFIX, READ, Location, Roots, split
+from moonfast.files.workers import Workers
+
+log = logging.getLogger(__name__)
+
+WRITE_BYTES = 256 * 1024
+"""Handed to the disk at once."""
+PENDING_BYTES = 1024 * 1024
+ALLOCATE_BYTES = 1024 * 1024
+"""From this size on the place on the disk is taken before the first byte comes."""
+MAX_VALUE_BYTES = 8192
+
+
+class Upload:
+    """An `api.upload.UploadSink` that keeps the file and the fields of one form."""
+
+    def __init__(self, roots: Roots, workers: Workers, length: int | None, max_bytes: int) -> None:
+        self._roots, self._workers = roots, workers
+        self._expected_bytes, self._max_bytes = length or 0, max_bytes
+        self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
+        self.fields: dict[str, str] = {}
+        self.filename: str | None = None
+        self.size = 0
+        self.part: str | None = None
+        self.is_full = False
+        self.on_drained: Callable[[], None] = lambda: None
+        self.on_failed: Callable[[ApiError], None] = lambda error: None
+        self._folder = ""
+        self._descriptor = -1
+        self._hash: Any = None
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
+        self._job: asyncio.Future[None] | None = None
+        self._error: ApiError | None = None
+        self._is_aborted = False
+
+    # api.upload.UploadSink
+
+    def field(self, name: str, value: bytes) -> None:
+        if len(value) > MAX_VALUE_BYTES:
+            raise BadRequest(f"The field '{name[:40]}' is longer than {MAX_VALUE_BYTES} bytes")
+        try:
+            self.fields[name] = value.decode("utf-8").strip()
+        except UnicodeDecodeError:
+            raise BadRequest(f"The field '{name[:40]}' is not UTF-8") from None
+
+    def begin_file(self, field: str, filename: str) -> None:
+        if self.filename is not None:
+            raise BadRequest("The form holds more than one file: send one request for each")
+        if not filename.strip("/"):
+            raise BadRequest("The file has no name: give 'filename' in its part of the form")
+        self.filename = filename
+        self._folder = self._near(self.fields.get("root", "gcodes"), self.fields.get("path", ""), filename)
+        self.part = f"{self._folder}/{PART_PREFIX}{os.urandom(8).hex()}{PART_SUFFIX}"
+        if "checksum" in self.fields:
+            self._hash = hashlib.sha256()
+
+    def write(self, data: bytes) -> None:
+        if self._error is not None:
+            raise self._error
+        self._pending.append(data)
+        self._pending_bytes += len(data)
+        self.size += len(data)
+        if self.size > self._max_bytes:
+            limit = self._max_bytes // (1024 * 1024)
+            raise PayloadTooLarge(f"The file is larger than {limit} MiB: raise max_upload_size in the section [server]")
+        if self._pending_bytes >= WRITE_BYTES and self._job is None:
+            self._begin_job()
+        self.is_full = self._pending_bytes >= PENDING_BYTES
+
+    def abort(self) -> None:
+        """Forget everything, also on the disk."""
+        self._is_aborted = True
+        self._pending.clear()
+        if self._job is None:
+            self._remove()
+
+    # for the handler
+
+    @property
+    def rate(self) -> float:
+        """MB per second since the upload began."""
+        return self.size / 1e6 / max(self._loop.time() - self._began, 1e-6)
+
+    def target(self) -> Location:
+        """Where the file is to go. ApiError: it may not go there."""
+        root_name = self.fields.get("root", "gcodes") or "gcodes"
+        root = self._roots.get(root_name)
+        if root is None:
+            raise BadRequest(f"Invalid root '{root_name}': upload to one of {', '.join(self._roots.names())}")
+        parts = [*split(self.fields.get("path", "")), *split(self.filename or "")]
+        location = self._roots.inside(root, parts, True)
+        if not root.is_writable:
+            raise BadRequest(f"The root '{root_name}' is read-only: upload to another one")
+        if not parts:
+            raise BadRequest("The file has no name: give 'filename' in its part of the form")
+        return location
+
+    async def finish(self) -> str:
+        """Wait until all is on its way to the disk, check the sum; the path of the part file, the caller's now."""
+        if self.part is None:
+            raise BadRequest("There is no file in the form")
+        while self._pending or self._job is not None or self._descriptor < 0:
+            if self._job is None:
+                self._begin_job()
+            assert self._job is not None
+            await asyncio.wait([self._job])
+            await asyncio.sleep(0)  # for _written
+            if self._error is not None:
+                raise self._error
+        descriptor, self._descriptor = self._descriptor, -1
+        wanted = self.fields.get("checksum", "").lower()
+        digest = await self._workers.quick(_close, descriptor, self.size, wanted != "" and self._hash is None)
+        if wanted:
+            found = self._hash.hexdigest() if self._hash is not None else digest
+            if wanted != found:
+                self._remove()
+                raise UnprocessableContent(
+                    f"The checksum does not match: the file that arrived has {found}. Upload it again."
+                )
+        return self.part
+
+    # writing
+
+    def _near(self, root_name: str, path: str, filename: str) -> str:
+        """The folder of the target, as far as it is there and known already: from there a rename costs nothing."""
+        root = self._roots.get(root_name) or self._roots.get("gcodes")
+        if root is None:
+            raise BadRequest("There is no root to upload to")
+        parts = [*split(path), *split(filename)[:-1]]
+        while True:
+            try:
+                location = self._roots.inside(root, parts, READ)
+            except ApiError:
+                parts = parts[:-1]
+                if not parts:
+                    return root.path
+                continue
+            if not parts or os.path.isdir(location.path):
+                return location.path
+            parts = parts[:-1]
+
+    def _begin_job(self) -> None:
+        pieces, self._pending = self._pending, []
+        self._pending_bytes = 0
+        at = self.size - sum(map(len, pieces))
+        self._job = self._workers.quick(self._write, pieces, at)
+        self._job.add_done_callback(self._written)
+
+    def _write(self, pieces: list[bytes], at: int) -> None:
+        """In a worker thread; one at a time."""
+        if self._descriptor < 0:
+            assert self.part is not None
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._descriptor = os.open(self.part, flags, 0o644)
+            if self._expected_bytes >= ALLOCATE_BYTES:
+                _allocate(self._descriptor, self._expected_bytes)
+        for piece in pieces:
+            if self._hash is not None:
+                self._hash.update(piece)
+            view = memoryview(piece)
+            while view:
+                count = os.pwrite(self._descriptor, view, at)
+                at += count
+                view = view[count:]
+
+    def _written(self, job: asyncio.Future[None]) -> None:
+        self._job = None
+        error = None if job.cancelled() else job.exception()
+        if error is not None:
+            self._error = _as_api_error(error)
+            self._pending.clear()
+        if self._is_aborted or self._error is not None or job.cancelled():
+            self._remove()
+            if self._error is not None and not self._is_aborted:
+                self.on_failed(self._error)
+            return
+        if self._pending_bytes >= WRITE_BYTES:
+            self._begin_job()
+        if self.is_full and self._pending_bytes < PENDING_BYTES:
+            self.is_full = False
+            self.on_drained()
+
+    def _remove(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+        if self.part is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(self.part)
+
+
+def _close(descriptor: int, size: int, wants_sum: bool) -> str:
+    """Cut off what was allocated too much; the SHA-256 of the whole file if that is wanted."""
+    try:
+        os.ftruncate(descriptor, size)
+        if not wants_sum:
+            return ""
+        found = hashlib.sha256()
+        at = 0
+        while piece := os.pread(descriptor, WRITE_BYTES, at):
+            found.update(piece)
+            at += len(piece)
+        return found.hexdigest()
+    finally:
+        os.close(descriptor)
+
+
+def _allocate(descriptor: int, size: int) -> None:
+    """Take the room on the disk now, if the file system can. OSError ENOSPC: there is not enough.
+
+    With fallocate(2): where the file system cannot, posix_fallocate(3) would write zeros instead.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    fallocate = getattr(libc, "fallocate64", None) or getattr(libc, "fallocate", None)
+    if fallocate is None:
+        return
+    keep_size = 1
+    if fallocate(descriptor, keep_size, ctypes.c_int64(0), ctypes.c_int64(size)) != 0:
+        number = ctypes.get_errno()
+        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise OSError(number, os.strerror(number))
+
+
+def _as_api_error(error: BaseException) -> ApiError:
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, OSError):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return InsufficientStorage("The disk is full: delete files and upload again")
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return Forbidden("The folder cannot be written to: give the user of this server the right to")
+    log.error("An upload could not be written", exc_info=error)
+    return InternalError("The upload could not be written: see the server's log")
