@@ -425,7 +425,9 @@ async def test_child_that_dies_loses_one_picture(
         assert sizes(entries) == [(32, 32)]
         good = Given(64, 64, "qoi", b"qoif")
         assert sizes(await made.write(tmp_path / "b.gcode", [good, given(32, 32)])) == [(32, 32), (64, 64)]
-    assert [child.returncode for child in started] == [-11, -9]  # the second by close()
+    first, second = (child.returncode for child in started)
+    assert first in (-11, 255)  # asyncio says 255 when a signal was on its way to a child that had just ended
+    assert second == -9  # by close()
     assert "ended the program that reads it" in caplog.text
     assert warnings == []
 
