@@ -19,6 +19,8 @@ class Component:
     components, built-in parts. A constructor does no I/O. `start` may fail: then the component is listed as failed.
     """
 
+    parts: tuple[object, ...] = ()
+    """Further objects with endpoints of this component."""
     _emit: Emit | None = None
     _tasks: set[asyncio.Task[Any]]
 

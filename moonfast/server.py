@@ -27,7 +27,7 @@ from moonfast.config.sections import AuthorizationConfig, DataStoreConfig, Serve
 from moonfast.config.source import render
 from moonfast.data_path import DataFolder, Options, claim
 from moonfast.errors import MoonfastError, StartError
-from moonfast.files.api import FileManager
+from moonfast.files.manager import FileManager
 from moonfast.klippy.api import PrinterApi
 from moonfast.klippy.session import Klippy
 from moonfast.pages import load_pages
@@ -158,7 +158,7 @@ class Server:
             RedirectApi(self._origins),
             self._gcode_store,
             self._temperatures,
-            *self.components.built().values(),
+            *(part for component in self.components.built().values() for part in (component, *component.parts)),
         ):
             self.table.collect(owner)
         self.table.complete()

@@ -1,6 +1,6 @@
 """Metadata of gcode files: which files wait to be scanned, and what is stored of those that were.
 
-    a file appears or changes -> wanted() -> queue -> slicers.scan_fd in a worker -> thumbnails -> database
+    a file appears or changes -> wanted() -> queue -> prepare -> read() in a worker -> thumbnails -> database
 
 A record begins with the size and the time of the file it was made from: a record of another state of the file counts
 as none. A file whose time has changed but not its content keeps its record, with job and pictures.
@@ -12,7 +12,7 @@ import asyncio
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -32,6 +32,9 @@ NAMESPACE = "gcode_metadata"
 SCANNED = tuple(item for item in GCODE_EXTENSIONS if item != ".ufp")
 KEPT = ("uuid", "job_id", "print_start_time", "file_processors")
 """What a record keeps when its file is scanned again."""
+CONTENT_KEY = b'"content_key":"'
+NAMES_AT_ONCE = 100
+"""Records looked at before the loop may do something else."""
 
 Record = dict[str, Any]
 
@@ -46,10 +49,13 @@ class Found(NamedTuple):
 
 
 class Metadata:
-    """Metadata of one root. Everything but the reading of files happens on the loop."""
+    """Metadata of one root. Everything but the reading of files happens on the loop.
 
-    def __init__(self, database: Database, workers: Workers) -> None:
-        self._workers = workers
+    `prepare` gets a file before it is read and returns the names of the processors that have rewritten it.
+    """
+
+    def __init__(self, database: Database, workers: Workers, prepare: Callable[[str], Awaitable[list[str]]]) -> None:
+        self._workers, self._prepare = workers, prepare
         self._records = database.namespace(NAMESPACE)
         self._thumbnails = Thumbnails()
         self._queue: deque[str] = deque()
@@ -88,6 +94,21 @@ class Metadata:
 
     def _names(self) -> list[str]:
         return self._records.keys()
+
+    def content_key(self, relative: str) -> str | None:
+        """What names the content of a file that has been scanned."""
+        record = self._records.raw(relative)
+        return None if record is None else _content_key(record)
+
+    async def content_keys(self) -> set[str]:
+        """Those of all files."""
+        found = set()
+        for count, relative in enumerate(self._names()):
+            if key := self.content_key(relative):
+                found.add(key)
+            if count % NAMES_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return found
 
     async def ready(self, relative: str) -> None:
         """Wait until a file that is in the queue has been scanned."""
@@ -130,6 +151,7 @@ class Metadata:
             return
         path = tree.path(relative)
         picture = self._from_ufp.pop(relative, None)
+        processors = await self._prepare(relative)
         found = await self._workers.quick(read, path)
         if found is None:
             return
@@ -138,7 +160,18 @@ class Metadata:
         entries = await self._thumbnails.write(
             Path(path), found.scan.thumbnails, picture, earlier=old.get("thumbnails") or (), is_unchanged=is_same
         )
-        self._records.put(relative, _record(found, old if is_same else {}, entries))
+        self._records.put(relative, _record(found, old if is_same else {}, entries, processors))
+
+    def complete(self, relative: str, content_key: str, fields: Record, fallbacks: Record) -> None:
+        """Add what was found later to the record of a file, if it has still this content. What it has of `fallbacks`
+        stays."""
+        record = self.get(relative)
+        if record is None or record.get("content_key") != content_key:
+            return
+        completed = {**record, **fields, **{key: value for key, value in fallbacks.items() if key not in record}}
+        if completed != record:
+            self._records.put(relative, completed)
+            self.on_scanned(relative)
 
     # what happens to files
 
@@ -215,12 +248,20 @@ def _begin(size: int, modified: float) -> bytes:
     return b'{"size":%d,"modified":%b,' % (size, encode(modified))
 
 
-def _record(found: Found, old: Record, entries: list[dict[str, Any]]) -> Record:
-    record: Record = {"size": found.size, "modified": found.modified, "uuid": str(uuid4()), "file_processors": []}
+def _content_key(record: bytes) -> str | None:
+    """Look into a record without decoding all of it."""
+    begin = record.rfind(CONTENT_KEY) + len(CONTENT_KEY)
+    end = record.find(b'"', begin)
+    return record[begin:end].decode("ascii", "replace") if begin >= len(CONTENT_KEY) and end > begin else None
+
+
+def _record(found: Found, old: Record, entries: list[dict[str, Any]], processors: list[str]) -> Record:
+    record: Record = {"size": found.size, "modified": found.modified, "uuid": str(uuid4())}
+    record["file_processors"] = processors
     record |= found.scan.fields
     if entries:
         record["thumbnails"] = entries
-    record |= {"print_start_time": None, "job_id": None, "content_key": found.content_key}
+    record |= {"print_start_time": None, "job_id": None, "content_key": found.content_key}  # fingerprints: hex digits
     return record | {key: old[key] for key in KEPT if key in old}
 
 

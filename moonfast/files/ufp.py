@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MODEL = "/3d/model.gcode"
+EXTENSION = ".ufp"
 PICTURE = "/metadata/thumbnail.png"
 PIECE_BYTES = 1024 * 1024
 MAX_DIRECTORY_BYTES = 128 * 1024  # the list of parts, which a package of Cura needs 1 KiB for
@@ -52,6 +53,15 @@ class _BoundedFile(io.FileIO):
         if size > self.max_read_bytes:
             raise _Broken("its list of parts is too long")
         return super().read(size) or b""
+
+
+def is_package(name: str) -> bool:
+    return name.lower().endswith(EXTENSION)
+
+
+def unpacked_name(name: str) -> str:
+    """What the gcode of a package is called."""
+    return name[: -len(EXTENSION)] + ".gcode"
 
 
 def unpack(package: Path, target: Path, name: str | None = None) -> bytes | None:

@@ -103,6 +103,10 @@ class WholeFilePass:
         )
         return is_rewritten
 
+    @property
+    def is_paused(self) -> bool:
+        return self._is_paused
+
     def pause(self) -> None:
         """Leave files alone after the piece that is being read; an interrupted one is read again from its beginning."""
         with self._changed:

@@ -1,0 +1,1 @@
+"""The endpoints of files, by what they do."""
