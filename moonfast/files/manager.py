@@ -20,7 +20,7 @@ from moonfast.files.api.transfers import TransferApi
 from moonfast.files.roots import Roots, is_below, is_part
 from moonfast.files.service import GCODES, FileService, Processor
 from moonfast.klippy.session import Klippy
-from moonfast.state.job import Job, Stats
+from moonfast.state.job import Job
 from moonfast.storage.database import Database
 
 RESERVED = ("database", "certs", "systemd", "comms", "backup")
@@ -116,15 +116,16 @@ class FileManager(Component):
         roots.add(GCODES, f"{data}/{GCODES}", True)
         self._files.tell_of_roots()
         self._klippy.on_identified.append(self._klippy_identified)
+        self._klippy.on_disconnected.append(self._follow_job)
         self._job.listeners.append(self._follow_job)
 
     async def stop(self) -> None:
-        if self._klippy_identified in self._klippy.on_identified:
-            self._klippy.on_identified.remove(self._klippy_identified)
-            self._job.listeners.remove(self._follow_job)
+        self._klippy.on_identified.remove(self._klippy_identified)
+        self._klippy.on_disconnected.remove(self._follow_job)
+        self._job.listeners.remove(self._follow_job)
         await self._files.stop()
 
-    def _follow_job(self, event: str, before: Stats, after: Stats) -> None:
+    def _follow_job(self, *_: object) -> None:
         """While Klipper prints, the machine is its own."""
         if self._job.is_active and not self._config.scan_while_printing:
             self._files.whole.pause()

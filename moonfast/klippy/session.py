@@ -114,6 +114,7 @@ class Klippy:
         self.subscriptions = Subscriptions(status, self.request)
         self.methods = RemoteMethods(self._announce_method)
         self.on_identified: list[Callable[[], None]] = []  # told when `info` is known, at each new connection
+        self.on_disconnected: list[Callable[[], None]] = []  # told behind `on_lost`
         self.state = KlippyState.DISCONNECTED
         self.info: dict[str, Any] = {}
         self.missing_requirements: list[str] = []
@@ -166,6 +167,8 @@ class Klippy:
         if was_connected:
             log.info("Klippy disconnected")
             self._on_lost()
+            for listener in self.on_disconnected:
+                listener()
             self._enter(KlippyState.DISCONNECTED)
 
     def _received(self, messages: list[bytes]) -> None:
