@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 
 try:
@@ -18,6 +17,8 @@ def fingerprint(parts: Iterable[bytes]) -> str:
         for part in parts:
             fast.update(part)
         return f"x{fast.hexdigest()}"
+    import hashlib  # half a megabyte, that most machines do without
+
     slow = hashlib.blake2b(digest_size=8)
     for part in parts:
         slow.update(part)

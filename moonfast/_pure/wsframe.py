@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import codecs
-import hashlib
+from hashlib import sha1
 
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 
@@ -48,7 +48,7 @@ def encode_close(code: int, reason: str = "") -> bytes:
 
 def accept_key(key: bytes) -> bytes:
     """Answer a Sec-WebSocket-Key (RFC 6455 section 4.2.2)."""
-    return base64.b64encode(hashlib.sha1(key + _KEY_GUID, usedforsecurity=False).digest())
+    return base64.b64encode(sha1(key + _KEY_GUID, usedforsecurity=False).digest())
 
 
 def _may_be_received(code: int) -> bool:

@@ -8,13 +8,17 @@
 # Twin    moonfast/_pure/wsframe.py; tests/twins/test_wsframe.py.
 
 import base64
-import hashlib
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE, _PyBytes_Resize
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_CLEAR, Py_XDECREF
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcpy
+
+try:
+    from _sha1 import sha1  # hashlib would load every method of OpenSSL: half a megabyte
+except ImportError:
+    from hashlib import sha1
 
 cdef extern from "Python.h":
     PyObject* new_bytes "PyBytes_FromStringAndSize"(const char* text, Py_ssize_t size) except NULL
@@ -68,7 +72,7 @@ def encode_close(int code, str reason not None=""):
 
 
 def accept_key(bytes key not None):
-    return base64.b64encode(hashlib.sha1(key + KEY_GUID, usedforsecurity=False).digest())
+    return base64.b64encode(sha1(key + KEY_GUID, usedforsecurity=False).digest())
 
 
 cdef inline bint is_known(int opcode) noexcept nogil:

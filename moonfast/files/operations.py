@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import errno
 import os
-import shutil
 import stat
 from collections.abc import AsyncIterator, Iterator
 
@@ -75,13 +74,13 @@ def delete_folder(path: str, *, force: bool) -> None:
         if os.path.islink(path):
             os.unlink(path)
         elif force:
-            shutil.rmtree(path)
+            _remove_tree(path)
         else:
             with os.scandir(path) as entries:
                 names = [entry.name for entry in entries]
             if any(name != ".thumbs" for name in names):
                 raise BadRequest("The folder is not empty: set 'force' to delete it with all that is in it")
-            shutil.rmtree(path)
+            _remove_tree(path)
 
 
 def move(source: str, target: str) -> None:
@@ -100,7 +99,7 @@ def move(source: str, target: str) -> None:
             return
         if os.path.isdir(source) and not os.path.islink(source):
             copy_folder(source, target)
-            shutil.rmtree(source)
+            _remove_tree(source)
         else:
             copy_file(source, target)
             os.unlink(source)
@@ -114,11 +113,10 @@ def copy_file(source: str, target: str) -> None:
         if os.path.exists(target) and os.path.samefile(source, target):
             raise BadRequest("Source and destination are the same file")
         with open(source, "rb", buffering=0) as old, replacing(Path(target)) as new:
-            shutil.copyfileobj(old, new, COPY_BYTES)
+            while piece := old.read(COPY_BYTES):
+                new.write(piece)
             new.flush()
-            status = os.fstat(old.fileno())
-            os.fchmod(new.fileno(), stat.S_IMODE(status.st_mode))
-            os.utime(new.fileno(), ns=(status.st_atime_ns, status.st_mtime_ns))
+            _copy_status(os.fstat(old.fileno()), new.fileno())
 
 
 def copy_folder(source: str, target: str) -> None:
@@ -138,10 +136,23 @@ def copy_folder(source: str, target: str) -> None:
                     copy_folder(entry.path, inside)
                 elif entry.is_file() and not is_part(entry.name):
                     copy_file(entry.path, inside)
-            shutil.copystat(source, target)
+            _copy_status(os.stat(source), target)
         except BaseException:
-            shutil.rmtree(target, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                _remove_tree(target)
             raise
+
+
+def _copy_status(found: os.stat_result, target: str | int) -> None:
+    """Permissions and times."""
+    os.chmod(target, stat.S_IMODE(found.st_mode))
+    os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+def _remove_tree(path: str) -> None:
+    import shutil  # needs half a megabyte
+
+    shutil.rmtree(path)
 
 
 def zip_files(target: str, items: list[tuple[str, str]], *, store_only: bool) -> None:
@@ -190,8 +201,6 @@ def _told(what: str) -> Iterator[None]:
         raise Forbidden(f"{what}: the user of this server has no right to") from None
     except ApiError:
         raise
-    except shutil.Error:
-        raise BadRequest(what) from None
     except OSError as exc:
         if exc.errno in (errno.ENOSPC, errno.EDQUOT):
             raise InsufficientStorage(f"{what}: the disk is full. Delete files and try again") from None

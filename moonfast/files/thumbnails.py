@@ -12,10 +12,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import hashlib
 import logging
 import os
-import shutil
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -39,6 +37,7 @@ from moonfast.files.thumbnail_child import (
     SHRINK,
     SMALL_SIDE,
 )
+from moonfast.fingerprint import fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -296,7 +295,7 @@ def _rename(source: Path, target: Path) -> None:
 
 def _duplicate(source: Path, target: Path) -> None:
     with replacing(target) as part, source.open("rb") as original:
-        shutil.copyfileobj(original, part)
+        part.write(original.read())
 
 
 def _store(gcode: Path, pictures: dict[str, _Picture], earlier: Iterable[Entry]) -> tuple[list[Entry], str | None]:
@@ -344,7 +343,7 @@ def _stem(gcode: Path) -> str:
     encoded = os.fsencode(gcode.stem)
     if len(encoded) <= MAX_STEM_BYTES:
         return gcode.stem
-    mark = "-" + hashlib.blake2b(encoded, digest_size=8).hexdigest()
+    mark = "-" + fingerprint([encoded])
     return encoded[: MAX_STEM_BYTES - len(mark)].decode(errors="ignore") + mark
 
 

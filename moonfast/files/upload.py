@@ -11,11 +11,10 @@ import asyncio
 import contextlib
 import ctypes
 import errno
-import hashlib
 import logging
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moonfast.errors import (
     ApiError,
@@ -28,6 +27,9 @@ from moonfast.errors import (
 )
 from moonfast.files.roots import PART_PREFIX, PART_SUFFIX, READ, Location, Roots, split
 from moonfast.files.workers import Workers
+
+if TYPE_CHECKING:
+    import hashlib
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +84,7 @@ class Upload:
         self._folder = self._near(self.fields.get("root", "gcodes"), self.fields.get("path", ""), filename)
         self.part = f"{self._folder}/{PART_PREFIX}{os.urandom(8).hex()}{PART_SUFFIX}"
         if "checksum" in self.fields:
-            self._hash = hashlib.sha256()
+            self._hash = _sha256()
 
     def write(self, data: bytes) -> None:
         if self._error is not None:
@@ -225,7 +227,7 @@ def _close(descriptor: int, size: int, wants_sum: bool) -> str:
         os.ftruncate(descriptor, size)
         if not wants_sum:
             return ""
-        found = hashlib.sha256()
+        found = _sha256()
         at = 0
         while piece := os.pread(descriptor, WRITE_BYTES, at):
             found.update(piece)
@@ -233,6 +235,12 @@ def _close(descriptor: int, size: int, wants_sum: bool) -> str:
         return found.hexdigest()
     finally:
         os.close(descriptor)
+
+
+def _sha256() -> hashlib._Hash:
+    import hashlib  # needs half a megabyte: only for those who send a sum
+
+    return hashlib.sha256()
 
 
 def _allocate(descriptor: int, size: int) -> None:

@@ -13,8 +13,6 @@ In a namespace the bytes 00 and 01 are written 01 01 and 01 02, which keeps the 
 
 from __future__ import annotations
 
-import hashlib
-
 from moonfast.errors import BadRequest
 
 MAX_NAME_BYTES = 511  # LMDB as it is built everywhere (mdb_env_get_maxkeysize)
@@ -54,6 +52,8 @@ def name_of(prefix: bytes, key: str) -> bytes:
     name = prefix + to_bytes(key)
     if len(name) < MAX_NAME_BYTES:
         return name
+    import hashlib  # needs half a megabyte: only for keys this long
+
     digest = hashlib.blake2b(name, digest_size=_DIGEST_BYTES).digest()
     return name[: MAX_NAME_BYTES - _DIGEST_BYTES] + digest
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import email.utils
 import os
 import stat
 import time
@@ -231,6 +230,8 @@ def _may_range(condition: str | None, etag: str, modified: str) -> bool:
 def _seconds(text: str | None) -> float | None:
     if text is None:
         return None
+    import email.utils  # only when a client asks with a date
+
     try:
         return email.utils.parsedate_to_datetime(text).timestamp()
     except (ValueError, TypeError, IndexError, OverflowError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
 from http import HTTPStatus
@@ -10,6 +9,7 @@ from http import HTTPStatus
 from moonfast.api.call import HttpAnswer
 from moonfast.codec import encode
 from moonfast.errors import ApiError, MethodNotAllowed, Unauthorized
+from moonfast.fingerprint import fingerprint
 
 JSON = "application/json; charset=UTF-8"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -116,7 +116,7 @@ class Page:
 
     def __init__(self, answer: HttpAnswer) -> None:
         names = {name.lower(): value for name, value in answer.headers}
-        self.etag = names.get("etag") or f'"{hashlib.blake2b(answer.body, digest_size=12).hexdigest()}"'
+        self.etag = names.get("etag") or f'"{fingerprint([answer.body])}"'
         headers = answer.headers
         if "etag" not in names:
             headers = (*headers, ("ETag", self.etag))
