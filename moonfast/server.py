@@ -84,7 +84,7 @@ class Server:
         self._invoker = Invoker()
         self.rpc = JsonRpc(self.table, self._invoker, lambda method: self.klippy.refuse_unknown(method))
         self._trusted = TrustedClients(access.trusted_clients)
-        self._origins = OriginRule(access.cors_domains, self._trusted, _own_names())
+        self._origins = OriginRule(access.cors_domains, self._trusted, [socket.gethostname()])
         self._warnings = [*(warnings or ()), *self._trusted.warnings, *self._origins.warnings]
 
         self.status = Status(self.hub.pump)
@@ -242,10 +242,6 @@ BUILT_IN = (
 """What every server has, by the names that clients look for."""
 
 
-def _own_names() -> list[str]:
-    return [socket.gethostname(), socket.getfqdn()] if socket.gethostname() else []
-
-
 def _prefix(text: str | None) -> str:
     """`route_prefix` as "/printer1"; slashes around it do not matter."""
     inner = (text or "").strip().strip("/")
@@ -265,7 +261,8 @@ def _bind(host: str, port: int) -> list[socket.socket]:
     wanted: list[tuple[int, str]] = [(socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")] if host == "all" else []
     try:
         if host != "all":
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            name = host.encode("ascii") if host.isascii() else host  # text would load the tables of Unicode names
+            found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
             wanted = list(dict.fromkeys((item[0], str(item[4][0])) for item in found))
     except socket.gaierror as exc:
         raise StartError(f"[server] host: '{host}' is not an address: {exc.strerror}") from None
