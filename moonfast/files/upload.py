@@ -114,23 +114,22 @@ class Upload:
         return self.size / 1e6 / max(self._loop.time() - self._began, 1e-6)
 
     def target(self) -> Location:
-        """Where the file is to go. ApiError: it may not go there."""
+        """Where the file is to go. ApiError: it may not go there, or there is none."""
+        if self.filename is None:
+            raise BadRequest("There is no file in the form")
         root_name = self.fields.get("root", "gcodes") or "gcodes"
         root = self._roots.get(root_name)
         if root is None:
             raise BadRequest(f"Invalid root '{root_name}': upload to one of {', '.join(self._roots.names())}")
-        parts = [*split(self.fields.get("path", "")), *split(self.filename or "")]
+        parts = [*split(self.fields.get("path", "")), *split(self.filename)]
         location = self._roots.inside(root, parts, True)
         if not root.is_writable:
             raise BadRequest(f"The root '{root_name}' is read-only: upload to another one")
-        if not parts:
-            raise BadRequest("The file has no name: give 'filename' in its part of the form")
         return location
 
     async def finish(self) -> str:
         """Wait until all is on its way to the disk, check the sum; the path of the part file, the caller's now."""
-        if self.part is None:
-            raise BadRequest("There is no file in the form")
+        assert self.part is not None, "target() comes first"
         while self._pending or self._job is not None or self._descriptor < 0:
             if self._job is None:
                 self._begin_job()
