@@ -112,7 +112,7 @@ class FileService:
         if self.details is not None:
             await self.details.stop()
         await self.whole.stop()
-        self.workers.stop()
+        await self.workers.stop()
 
     async def _first_look(self) -> None:
         """After the start: what is stored of files that are gone goes too."""

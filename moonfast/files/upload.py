@@ -1,6 +1,6 @@
 """One upload on its way to the disk: a part file near its target, written in a thread, renamed when it is whole.
 
-    transport -> write -> pending pieces -> _write in a worker -> part file -> finish -> rename by the caller
+    transport -> write -> pending bytes -> _write in a worker -> part file -> finish -> rename by the caller
 
 At most PENDING_BYTES wait for the disk; then the socket is not read. Nothing is left behind if the upload fails.
 """
@@ -59,8 +59,7 @@ class Upload:
         self._folder = ""
         self._descriptor = -1
         self._hash: Any = None
-        self._pending: list[bytes] = []
-        self._pending_bytes = 0
+        self._pending = bytearray()  # one piece, however small those are that come
         self._job: asyncio.Future[None] | None = None
         self._error: ApiError | None = None
         self._is_aborted = False
@@ -89,15 +88,14 @@ class Upload:
     def write(self, data: bytes) -> None:
         if self._error is not None:
             raise self._error
-        self._pending.append(data)
-        self._pending_bytes += len(data)
+        self._pending += data
         self.size += len(data)
         if self.size > self._max_bytes:
             limit = self._max_bytes // (1024 * 1024)
             raise PayloadTooLarge(f"The file is larger than {limit} MiB: raise max_upload_size in the section [server]")
-        if self._pending_bytes >= WRITE_BYTES and self._job is None:
+        if len(self._pending) >= WRITE_BYTES and self._job is None:
             self._begin_job()
-        self.is_full = self._pending_bytes >= PENDING_BYTES
+        self.is_full = len(self._pending) >= PENDING_BYTES
 
     def abort(self) -> None:
         """Forget everything, also on the disk."""
@@ -130,14 +128,14 @@ class Upload:
     async def finish(self) -> str:
         """Wait until all is on its way to the disk, check the sum; the path of the part file, the caller's now."""
         assert self.part is not None, "target() comes first"
-        while self._pending or self._job is not None or self._descriptor < 0:
+        while self._error is None and (self._pending or self._job is not None or self._descriptor < 0):
             if self._job is None:
                 self._begin_job()
             assert self._job is not None
             await asyncio.wait([self._job])
             await asyncio.sleep(0)  # for _written
-            if self._error is not None:
-                raise self._error
+        if self._error is not None:
+            raise self._error
         descriptor, self._descriptor = self._descriptor, -1
         wanted = self.fields.get("checksum", "").lower()
         digest = await self._workers.quick(_close, descriptor, self.size, wanted != "" and self._hash is None)
@@ -154,7 +152,9 @@ class Upload:
 
     def _near(self, root_name: str, path: str, filename: str) -> str:
         """The folder of the target, as far as it is there and known already: from there a rename costs nothing."""
-        root = self._roots.get(root_name) or self._roots.get("gcodes")
+        root = self._roots.get(root_name)
+        if root is None or not root.is_writable:  # `target` will tell, when all fields are known
+            root = self._roots.get("gcodes")
         if root is None:
             raise BadRequest("There is no root to upload to")
         parts = [*split(path), *split(filename)[:-1]]
@@ -171,13 +171,11 @@ class Upload:
             parts = parts[:-1]
 
     def _begin_job(self) -> None:
-        pieces, self._pending = self._pending, []
-        self._pending_bytes = 0
-        at = self.size - sum(map(len, pieces))
-        self._job = self._workers.quick(self._write, pieces, at)
+        piece, self._pending = self._pending, bytearray()
+        self._job = self._workers.quick(self._write, piece, self.size - len(piece))
         self._job.add_done_callback(self._written)
 
-    def _write(self, pieces: list[bytes], at: int) -> None:
+    def _write(self, piece: bytearray, at: int) -> None:
         """In a worker thread; one at a time."""
         if self._descriptor < 0:
             assert self.part is not None
@@ -185,14 +183,13 @@ class Upload:
             self._descriptor = os.open(self.part, flags, 0o644)
             if self._expected_bytes >= ALLOCATE_BYTES:
                 _allocate(self._descriptor, self._expected_bytes)
-        for piece in pieces:
-            if self._hash is not None:
-                self._hash.update(piece)
-            view = memoryview(piece)
-            while view:
-                count = os.pwrite(self._descriptor, view, at)
-                at += count
-                view = view[count:]
+        if self._hash is not None:
+            self._hash.update(piece)
+        view = memoryview(piece)
+        while view:
+            count = os.pwrite(self._descriptor, view, at)
+            at += count
+            view = view[count:]
 
     def _written(self, job: asyncio.Future[None]) -> None:
         self._job = None
@@ -205,9 +202,9 @@ class Upload:
             if self._error is not None and not self._is_aborted:
                 self.on_failed(self._error)
             return
-        if self._pending_bytes >= WRITE_BYTES:
+        if len(self._pending) >= WRITE_BYTES:
             self._begin_job()
-        if self.is_full and self._pending_bytes < PENDING_BYTES:
+        if self.is_full and len(self._pending) < PENDING_BYTES:
             self.is_full = False
             self.on_drained()
 
@@ -266,5 +263,7 @@ def _as_api_error(error: BaseException) -> ApiError:
             return InsufficientStorage("The disk is full: delete files and upload again")
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             return Forbidden("The folder cannot be written to: give the user of this server the right to")
+        if error.errno == errno.ENOENT:
+            return BadRequest("The folder was deleted while the file came: upload it again")
     log.error("An upload could not be written", exc_info=error)
     return InternalError("The upload could not be written: see the server's log")

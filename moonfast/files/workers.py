@@ -37,11 +37,11 @@ class Workers:
             self._long = ThreadPoolExecutor(LONG_THREADS, "files-long")
         return _run(self._long, function, *args, **kwargs)
 
-    def stop(self) -> None:
-        """End all threads; what has not begun is dropped, what runs is waited for."""
+    async def stop(self) -> None:
+        """End all threads; what has not begun is dropped, what runs is waited for, and so is who waits for it."""
         for executor in (self._quick, self._long):
             if executor is not None:
-                executor.shutdown(wait=True, cancel_futures=True)
+                await asyncio.to_thread(executor.shutdown, wait=True, cancel_futures=True)
         self._quick = self._long = None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import time
@@ -10,7 +11,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from moonfast.api.call import FileAnswer
-from moonfast.errors import Forbidden, NotFound
+from moonfast.errors import Forbidden, NotFound, Unavailable
 from moonfast.fingerprint import fingerprint
 from moonfast.transports.response import STATUS_LINES, header_line, http_date
 
@@ -183,12 +184,18 @@ def _open(path: str) -> int:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would wait for a writer
     except (FileNotFoundError, NotADirectoryError):
         raise NotFound("Not Found") from None
-    except OSError:
+    except OSError as exc:
+        if exc.errno in (errno.EMFILE, errno.ENFILE):
+            raise too_many_open() from None
         raise Forbidden("The file cannot be read: give the user of this server the right to") from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise Forbidden("Forbidden: this is not a file")
     return descriptor
+
+
+def too_many_open() -> Unavailable:
+    return Unavailable("Too many files are open: try again later")
 
 
 def _open_packed(path: str, status: os.stat_result) -> tuple[int, os.stat_result] | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 import ssl
 from collections import deque
@@ -46,7 +47,7 @@ from moonfast.errors import (
 from moonfast.speedups import fanout
 from moonfast.transports import response
 from moonfast.transports.body import read_arguments
-from moonfast.transports.file_response import prepare
+from moonfast.transports.file_response import prepare, too_many_open
 from moonfast.transports.router import Router, split_target
 from moonfast.transports.sendfile import FileSender
 from moonfast.transports.upgrade import Upgrade, UpgradeRequired, accepted, check
@@ -796,7 +797,11 @@ class HttpConnection(asyncio.Protocol):
             request.is_kept_alive = False
         extra = request.extra if request.is_kept_alive else request.extra + _CLOSE
         prepared = prepare(answer, request.headers, extra, request.is_head)
-        self._sender = FileSender(self._transport, self._outbox, prepared, self._file_sent)
+        try:
+            self._sender = FileSender(self._transport, self._outbox, prepared, self._file_sent)
+        except OSError:
+            os.close(prepared.descriptor)
+            raise too_many_open() from None
         self._sender.go_on()
 
     def _file_sent(self, is_whole: bool) -> None:
@@ -929,8 +934,8 @@ class HttpConnection(asyncio.Protocol):
             elif spent > limits.write_s:
                 log.info("An HTTP client that does not read is cut off")
                 self.abort()
-        elif self._active is not None:
-            self._since = now  # a handler may take its time: a gcode script has none
+        elif self._active is not None or self._is_upload_full():
+            self._since = now  # a handler may take its time: a gcode script has none; so may the disk
         elif self._phase == _IDLE:
             if spent > limits.idle_s:
                 self.stop()

@@ -23,7 +23,8 @@ TLS_SLICE_BYTES = 64 * 1024
 class FileSender:
     """Sends what was prepared; `done(is_whole)` is called once, unless `close` comes first.
 
-    The owner calls `go_on` when the transport has become writable again.
+    The owner calls `go_on` when the transport has become writable again. OSError: no descriptor is free; the file
+    stays the caller's.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class FileSender:
         length = min(self._left, SLICE_BYTES if self._socket >= 0 else TLS_SLICE_BYTES)
         if not self._is_cached(length):
             self._is_warming = True
-            future = self._loop.run_in_executor(None, _warm, os.dup(self._file), length, self._at)
+            future = self._loop.run_in_executor(None, _warm, self._file, length, self._at)
             future.add_done_callback(self._warmed)
             return False
         return self._send_plain(length) if self._socket >= 0 else self._send_encrypted(length)
@@ -123,6 +124,7 @@ class FileSender:
     def _warmed(self, future: asyncio.Future[int]) -> None:
         self._is_warming = False
         if self._is_closed:
+            os.close(self._file)
             return
         if future.cancelled() or future.exception() is not None or not future.result():  # an error, or the file's end
             self._give_up()
@@ -154,15 +156,13 @@ class FileSender:
             return
         self._is_closed = True
         self._unwatch()
-        for descriptor in (self._socket, self._file):
-            if descriptor >= 0:
-                os.close(descriptor)
+        if self._socket >= 0:
+            os.close(self._socket)
+        if self._file >= 0 and not self._is_warming:  # else the thread still reads it
+            os.close(self._file)
         self._parts.clear()
 
 
 def _warm(descriptor: int, length: int, at: int) -> int:
     """Bring a piece of a file into the page cache; in a thread. How much there was of it."""
-    try:
-        return len(os.pread(descriptor, length, at))
-    finally:
-        os.close(descriptor)
+    return len(os.pread(descriptor, length, at))

@@ -1,21 +1,27 @@
 """Multipart forms that are taken in while they arrive: fields in memory, the file piece by piece to its sink.
 
-Source: RFC 7578; specification, "File upload".
+Sources: RFC 7578; RFC 8187 for names that come as `filename*`; specification, "File upload".
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from moonfast.api.upload import UploadSink
-from moonfast.errors import BadRequest
+from moonfast.errors import BadRequest, PayloadTooLarge
 from moonfast.transports.body import MAX_PART_HEAD_BYTES
 from moonfast.transports.response import UnsupportedMediaType
 
 MAX_FIELD_BYTES = 64 * 1024
 """Of all fields of a form together."""
 MAX_FIELDS = 100
+MAX_FORM_BYTES = 512 * 1024
+"""Of all that is not the file: fields, headers, boundaries, what comes in front and behind."""
+
+_PARAMETERS = re.compile(rb';\s*([^\s=;"]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^;]*)')
 
 
 class MultipartUpload:
@@ -25,7 +31,7 @@ class MultipartUpload:
         from python_multipart.multipart import MultipartParser, parse_options_header  # only when a form comes
 
         logging.getLogger(MultipartParser.__module__).setLevel(logging.CRITICAL)  # it warns of what clients do wrong
-        self.sink, self.fed_bytes = sink, 0
+        self.sink, self.fed_bytes, self._file_bytes = sink, 0, 0
         kind, options = parse_options_header(content_type)
         if kind != b"multipart/form-data":
             sink.abort()
@@ -66,6 +72,8 @@ class MultipartUpload:
             self._parser.write(data)
         except FormParserError as exc:
             raise BadRequest(f"The form cannot be read: {exc}") from None
+        if self.fed_bytes - self._file_bytes > MAX_FORM_BYTES:
+            raise PayloadTooLarge(f"The form has more than {MAX_FORM_BYTES} bytes beside the file")
 
     def finish(self) -> UploadSink:
         """The end of the body; the sink is the caller's from now on. BadRequest: the form is not whole."""
@@ -96,13 +104,18 @@ class MultipartUpload:
     def _header_end(self) -> None:
         if self._field.lower() == b"content-disposition":
             self._names = self._parse_options(self._value)[1]
+            name = _extended_name(self._value)
+            if name is None and b"filename" in self._names:
+                # browsers write a quote in a name as %22 (HTML standard, "Multipart form data")
+                name = self._names[b"filename"].replace(b"%22", b'"')
+            if name is not None:
+                self._names[b"filename"] = name
         self._field = self._value = b""
 
     def _headers_finished(self) -> None:
         if b"filename" in self._names:
             self._content = None
-            # browsers write a quote in a name as %22 (HTML standard, "Multipart form data")
-            self.sink.begin_file(self._text(b"name"), self._text(b"filename").replace("%22", '"'))
+            self.sink.begin_file(self._text(b"name"), self._text(b"filename"))
             return
         self._content = bytearray()
         self._field_count += 1
@@ -111,6 +124,7 @@ class MultipartUpload:
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         if self._content is None:
+            self._file_bytes += end - start
             self.sink.write(data[start:end] if end - start < len(data) else data)
             return
         self._field_bytes += end - start
@@ -128,6 +142,22 @@ class MultipartUpload:
 
     def _text(self, name: bytes) -> str:
         return self._names.get(name, b"").decode("utf-8", "replace")
+
+
+def _extended_name(disposition: bytes) -> bytes | None:
+    """The name of a file that comes as `filename*`, in UTF-8; it goes before the plain one (RFC 6266 section 4.3).
+
+    Browsers never write it in a form, but some libraries write nothing else for names that are not ASCII.
+    """
+    for key, value in _PARAMETERS.findall(disposition):
+        if key.lower() == b"filename*":
+            charset, _, rest = value.strip().partition(b"'")
+            name = unquote_to_bytes(rest.partition(b"'")[2])
+            if charset.lower() == b"utf-8":
+                return name
+            if charset.lower() == b"iso-8859-1":
+                return name.decode("latin-1").encode()
+    return None
 
 
 def _bound(text: bytes) -> None:

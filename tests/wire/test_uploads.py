@@ -8,7 +8,10 @@ import hashlib
 import io
 import os
 import random
+import re
+import shutil
 import threading
+import tracemalloc
 import zipfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,12 +21,14 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from moonfast.api.upload import UploadSink
 from moonfast.errors import ApiError
 from moonfast.files import upload as upload_module
-from moonfast.files.upload import PENDING_BYTES
-from moonfast.transports.upload import MAX_FIELD_BYTES, MAX_FIELDS, MultipartUpload
+from moonfast.files.upload import PENDING_BYTES, WRITE_BYTES
+from moonfast.transports.upload import MAX_FIELD_BYTES, MAX_FIELDS, MAX_FORM_BYTES, MultipartUpload
+from tests.wire.raw import WAIT_S
 from tests.wire.running import Running, running, until
 from tests.wire.site import Client, Response
 
@@ -278,6 +283,30 @@ async def test_without_klippy_it_is_stored() -> None:
         assert (answer.status, answer.json["print_started"]) == (201, False)
 
 
+@pytest.mark.parametrize(
+    ("disposition", "name"),
+    [
+        ("filename*=UTF-8''%E2%82%AC%2022.gcode", "€ 22.gcode"),
+        ("filename*=utf-8'de'a.gcode", "a.gcode"),
+        ("filename=plain.gcode; filename*=UTF-8''%C3%BC.gcode", "ü.gcode"),  # this one first, wherever it stands
+        ("filename*=UTF-8''%C3%BC.gcode; filename=plain.gcode", "ü.gcode"),
+        ("FileName*=ISO-8859-1''%fc.gcode", "ü.gcode"),
+        ("filename=plain.gcode; filename*=EBCDIC''x.gcode", "plain.gcode"),
+        ("filename*=UTF-8''%2522.gcode", "%22.gcode"),  # decoded once
+        ("filename=\"x; filename*=UTF-8''y.gcode\"", "x; filename*=UTF-8''y.gcode"),
+        ("filename=unquoted.gcode", "unquoted.gcode"),
+        ('FILENAME = "spaced.gcode" ', "spaced.gcode"),
+        (r'filename="C:\fakepath\a.gcode"', "a.gcode"),
+    ],
+)
+async def test_ways_to_tell_the_name(disposition: str, name: str) -> None:
+    part = f"--b\r\ncontent-disposition: form-data; name=file; {disposition}\r\n\r\n".encode() + GCODE + b"\r\n"
+    async with place() as here:
+        answer = await here.upload(part)
+        assert answer.status == 201, answer.body
+        assert here.files() == {name: GCODE}
+
+
 # limits
 
 
@@ -412,9 +441,9 @@ async def test_requests_behind_an_upload_wait_their_turn() -> None:
 
 async def test_many_at_once() -> None:
     contents = {f"{i}.gcode": random.Random(i).randbytes(300_000 + i) for i in range(8)}
-    same = [b"; %d\n" % i * 50_000 for i in range(4)]
+    same = [b"; %d\n" % i * 50_000 for i in range(8)]
     async with place() as here:
-        clients = [await here.connect() for _ in range(12)]
+        clients = [await here.connect() for _ in range(16)]
         parts = [file(name, content) for name, content in contents.items()] + [file("same.gcode", s) for s in same]
         answers = await asyncio.gather(
             *(here.upload(part, client=client) for part, client in zip(parts, clients, strict=True))
@@ -425,47 +454,135 @@ async def test_many_at_once() -> None:
         assert found == contents
 
 
+class SlowDisk:
+    """Uploads are written only when it is free; keeps them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.sinks: list[upload_module.Upload] = []
+        self.free = threading.Event()
+        real_init, real_write = upload_module.Upload.__init__, upload_module.Upload._write
+
+        def init(sink: upload_module.Upload, *arguments: Any) -> None:
+            real_init(sink, *arguments)
+            self.sinks.append(sink)
+
+        def write(sink: upload_module.Upload, piece: bytearray, at: int) -> None:
+            assert self.free.wait(WAIT_S)
+            real_write(sink, piece, at)
+
+        monkeypatch.setattr(upload_module.Upload, "__init__", init)
+        monkeypatch.setattr(upload_module.Upload, "_write", write)
+
+
 async def test_a_slow_disk_holds_the_client_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    sinks: list[upload_module.Upload] = []
-    is_free = threading.Event()
-    real_init, real_pwrite = upload_module.Upload.__init__, os.pwrite
-
-    def init(self: upload_module.Upload, *arguments: Any) -> None:
-        real_init(self, *arguments)
-        sinks.append(self)
-
-    def pwrite(descriptor: int, data: Any, at: int) -> int:
-        is_free.wait(10)
-        return real_pwrite(descriptor, data, at)
-
-    monkeypatch.setattr(upload_module.Upload, "__init__", init)
-    monkeypatch.setattr(os, "pwrite", pwrite)
+    disk = SlowDisk(monkeypatch)
     content = random.Random(4).randbytes(24 << 20)
     body = form(file("a.gcode", content))
     async with place() as here:
         here.client.send(head(len(body)) + body)
-        await until(lambda: sinks and sinks[0].is_full)
-        await asyncio.sleep(0.2)
-        assert sinks[0].size < 4 * PENDING_BYTES  # the rest waits in the client
+        await until(lambda: disk.sinks and disk.sinks[0].is_full)
+        (upload,) = disk.sinks
+        taken_bytes = upload.size
+        (connection,) = here.served.server._site.connections
+        await until(lambda: not connection._reads)  # the rest waits in the client
+        assert upload.size == taken_bytes < 2 * PENDING_BYTES
         assert (await (await here.connect()).get("/server/info")).status == 200
-        is_free.set()
+        for later_s in (0, 1000, 2000, 3000):  # waiting for the disk is not the client's fault
+            connection.tick(asyncio.get_running_loop().time() + later_s)
+        disk.free.set()
         assert (await here.client.read()).status == 201
         assert here.files() == {"a.gcode": content}
 
 
+async def test_tiny_pieces_take_only_their_own_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = SlowDisk(monkeypatch)
+    async with place() as here:
+        assert here.served.server is not None
+        body = form(file("a.gcode", b"ab" * (WRITE_BYTES // 2)))
+        tracemalloc.start()
+        try:
+            here.client.send(head(len(body)))
+            await until(lambda: disk.sinks)
+            (connection,) = here.served.server._site.connections
+            assert connection._request is not None
+            form_ = connection._request.upload
+            assert form_ is not None
+            before = tracemalloc.get_traced_memory()[0]
+            for at in range(0, len(body), 3):
+                form_.feed(body[at : at + 3])
+            assert tracemalloc.get_traced_memory()[0] - before < 2 * WRITE_BYTES
+        finally:
+            tracemalloc.stop()
+        here.client.writer.transport.abort()
+        disk.free.set()
+        await until(lambda: here.files() == {} and not here.served.server._site.connections)
+
+
+async def test_the_server_stops_meanwhile() -> None:
+    body = form(file("a.gcode", bytes(3_000_000)))
+    async with place() as here:
+        here.client.send(head(len(body)) + body[:2_000_000])
+        await until(here.files)
+        await here.served.server.stop()
+        assert here.files() == {}
+
+
+async def test_the_folder_is_deleted_meanwhile() -> None:
+    body = form(field("path", "sub"), file("a.gcode", bytes(3_000_000)))
+    async with place() as here:
+        (here.gcodes / "sub").mkdir()
+        here.client.send(head(len(body)) + body[:2_000_000])
+        await until(here.files)
+        shutil.rmtree(here.gcodes / "sub")
+        here.client.send(body[2_000_000:])
+        assert (await here.client.read()).status == 400
+        assert here.files() == {}
+        await here.is_well()
+
+
+async def test_nothing_is_written_to_roots_that_are_for_reading() -> None:
+    body = form(field("root", "logs"), file("a.txt", bytes(3_000_000)))
+    async with place() as here:
+        here.client.send(head(len(body)) + body[:2_000_000])
+        await until(here.files)
+        assert os.listdir(Path(here.served.data_path, "logs")) == []
+        here.client.send(body[2_000_000:])
+        assert (await here.client.read()).status == 400
+        assert here.files() == {}
+
+
+@pytest.mark.parametrize("start", [b"\r\n", form(file("a.gcode")), b"--b\r\n", b"--b\r\nA: "])
+async def test_a_form_without_end(start: bytes) -> None:
+    junk = b"A: b\r\n" * 10_000 if start.startswith(b"--b\r\nA") is False else b"x" * 60_000
+    async with place() as here:
+        here.client.send(head(None) + b"%x\r\n%b\r\n" % (len(start), start))
+        for _ in range(MAX_FORM_BYTES // len(junk) + 3):
+            here.client.send(b"%x\r\n%b\r\n" % (len(junk), junk))
+        assert (await here.client.read()).status in (400, 413)
+        await until(lambda: here.files() == {})
+        here.client = await here.connect()
+        await here.is_well()
+
+
 async def test_a_package() -> None:
-    packed = io.BytesIO()
+    packed, picture = io.BytesIO(), io.BytesIO()
+    Image.new("RGB", (64, 48), "red").save(picture, "PNG")
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("/3D/model.gcode", GCODE)
+        archive.writestr("/Metadata/thumbnail.png", picture.getvalue())
     async with place() as here:
         watcher = await here.served.client()
         answer = await here.upload(file("a.ufp", packed.getvalue()), field("print", "true"))
         assert (answer.status, answer.json["item"]["path"], answer.json["print_started"]) == (201, "a.gcode", True)
-        assert here.files() == {"a.gcode": GCODE}
+        found = await watcher.call("server.files.metadata", {"filename": "a.gcode"})
+        assert (64, 48) in [(item["width"], item["height"]) for item in found["thumbnails"]]
+        stored = here.files()
+        assert stored.pop("a.gcode") == GCODE
+        assert {f".thumbs/{Path(name).name}" for name in stored} == set(stored)
         assert len(await watcher.wait_for("notify_filelist_changed")) == 1
         answer = await here.upload(file("b.ufp", packed.getvalue()[:-30]))
         assert answer.status == 400
-        assert here.files() == {"a.gcode": GCODE}
+        assert here.files() == {"a.gcode": GCODE, **stored}
 
 
 # however it is cut
@@ -495,10 +612,11 @@ class Kept:
         self.is_aborted = True
 
 
-def taken(body: bytes, cuts: list[int]) -> tuple[Any, ...]:
+def taken(body: bytes, cuts: list[int], kind: str = FORM) -> tuple[Any, ...]:
+    """What a sink gets of a form that comes in these pieces: name, fields and content; or the error it ends with."""
     sink = Kept()
     keeper: UploadSink = sink
-    upload = MultipartUpload(FORM, keeper)
+    upload = MultipartUpload(kind, keeper)
     at = 0
     try:
         for cut in [*sorted(cut % (len(body) + 1) for cut in cuts), len(body)]:
@@ -512,17 +630,49 @@ def taken(body: bytes, cuts: list[int]) -> tuple[Any, ...]:
     return sink.name, sink.fields, sink.content
 
 
+@st.composite
+def forms(draw: st.DrawFn) -> tuple[bytes, bytes, tuple[Any, ...]]:
+    """A boundary, a body, and what is in it: contents that nearly hold the boundary."""
+    letters = "'()+_,-./:=?0aZ"
+    boundary = draw(st.text(letters, min_size=1, max_size=70)).encode()
+    line = b"\r\n--" + boundary
+    near = [boundary, *(line[: 4 + size] for size in range(0, len(boundary), 7)), line + b"x"]
+    pieces = st.sampled_from([b"\r", b"\n", b"-", b"\r\n", b"x" * 90, b"\0", *near, b"\r\n--" + boundary + b"-x"])
+    contents = st.lists(pieces, max_size=12).map(b"".join).filter(lambda text: not _ends(text, boundary))
+    fields = draw(st.dictionaries(st.sampled_from(["root", "path", "ü"]), contents, max_size=3))
+    content = draw(contents)
+    parts = [b'name="%b"\r\n\r\n%b' % (name.encode(), value) for name, value in fields.items()]
+    parts.insert(draw(st.integers(0, len(parts))), b'name="file"; filename="a.gcode"\r\nX-Other: y\r\n\r\n%b' % content)
+    body = b"".join(b"--%b\r\nContent-Disposition: form-data; %b\r\n" % (boundary, part) for part in parts)
+    expected = ("a.gcode", {name: value for name, value in fields.items()}, content)
+    return boundary, body + b"--%b--\r\n" % boundary, expected
+
+
+def _ends(text: bytes, boundary: bytes) -> bool:
+    """Whether a part with this content ends before its end."""
+    found = re.search(rb"\r\n--" + re.escape(boundary) + rb"(\r\n|--|[ \t])", b"\r\n" + text + b"\r\n--" + boundary)
+    return found is not None
+
+
+@given(forms(), st.lists(st.integers(0, 10**6)))
+@settings(max_examples=400, deadline=None)
+def test_any_cut_gives_the_same(made: tuple[bytes, bytes, tuple[Any, ...]], cuts: list[int]) -> None:
+    boundary, body, expected = made
+    kind = f'multipart/form-data; boundary="{boundary.decode()}"'
+    assert taken(body, cuts, kind) == expected
+    assert taken(body, [], kind) == expected
+
+
+@given(forms())
+@settings(max_examples=40, deadline=None)
+def test_byte_by_byte_is_the_same(made: tuple[bytes, bytes, tuple[Any, ...]]) -> None:
+    boundary, body, expected = made
+    assert taken(body, list(range(len(body))), f'multipart/form-data; boundary="{boundary.decode()}"') == expected
+
+
 NEAR_BOUNDARIES = st.lists(
     st.sampled_from([b"\r", b"\n", b"-", b"--", b"--b", b"\r\n--", b"\r\n--b", b"\r\n--c", b"b", b"x" * 50, b"\0"])
 ).map(b"".join)
-
-
-@given(NEAR_BOUNDARIES.filter(lambda text: b"\r\n--b" not in b"\r\n" + text), st.lists(st.integers(0, 10**6)))
-@settings(max_examples=300, deadline=None)
-def test_any_cut_gives_the_same(content: bytes, cuts: list[int]) -> None:
-    body = form(field("root", "gcodes"), file("ü.gcode", content), field("print", "true"))
-    expected = ("ü.gcode", {"root": b"gcodes", "print": b"true"}, content)
-    assert taken(body, cuts) == taken(body, []) == expected
 
 
 @given(st.one_of(st.binary(), NEAR_BOUNDARIES), st.lists(st.integers(0, 10**6)))
