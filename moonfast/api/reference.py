@@ -192,7 +192,8 @@ Over HTTP, arguments come in the query string, a form or a JSON object; the answ
 def _group(endpoint: Endpoint) -> str:
     if endpoint.path is None:
         return "connection"
-    return endpoint.path.strip("/").partition("/")[0]
+    parts = endpoint.path.strip("/").split("/")
+    return parts[1] if parts[0] == "server" and len(parts) > 2 else parts[0]  # `/server/files/list`: files
 
 
 def _page(name: str, endpoints: list[Endpoint]) -> str:
