@@ -12,11 +12,11 @@ IMPLEMENTATION = "pure"
 FALLBACK_REASON: str | None = None
 
 if TYPE_CHECKING:
-    from moonfast._speedups import fanout, framing, gcodepass, jsonspan, rings, status, wsframe
+    from moonfast._speedups import fanout, framing, gcodepass, gcodescan, jsonspan, rings, status, wsframe
 else:
     if os.environ.get("MOONFAST_PURE") != "1":
         try:
-            from moonfast._speedups import fanout, framing, gcodepass, jsonspan, rings, status, wsframe
+            from moonfast._speedups import fanout, framing, gcodepass, gcodescan, jsonspan, rings, status, wsframe
 
             IMPLEMENTATION = "speedups"
         except ImportError as exc:
@@ -26,7 +26,7 @@ else:
     if IMPLEMENTATION == "pure":
         if os.environ.get("MOONFAST_REQUIRE_SPEEDUPS") == "1":
             raise ImportError("MOONFAST_REQUIRE_SPEEDUPS=1 and MOONFAST_PURE=1 contradict each other: unset one")
-        from moonfast._pure import fanout, framing, gcodepass, jsonspan, rings, status, wsframe
+        from moonfast._pure import fanout, framing, gcodepass, gcodescan, jsonspan, rings, status, wsframe
 
 __all__ = [
     "FALLBACK_REASON",
@@ -34,6 +34,7 @@ __all__ = [
     "fanout",
     "framing",
     "gcodepass",
+    "gcodescan",
     "jsonspan",
     "rings",
     "status",

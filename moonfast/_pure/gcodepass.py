@@ -6,6 +6,8 @@ import math
 import re
 from typing import Any, NamedTuple
 
+from moonfast._pure.gcodeline import BLANKS, number
+
 MAX_LINE_BYTES = 64 * 1024
 MAX_LAYERS = 20000
 MAX_PROGRESS = 20000
@@ -19,7 +21,6 @@ DIALECTS = (None, "slic3r", "cura", "ideamaker", "m486")
 _TOOLS = 256
 _MAX_MINUTES = 10000000
 _HALF = MAX_HULL_POINTS // 2
-_MAX_DECIMALS = 15
 _SAME_LAYER_MM = 0.001
 _HULL_LIMIT_MM = 1e6
 _DIRECTIONS = [
@@ -27,8 +28,6 @@ _DIRECTIONS = [
     for angle in ((step + 0.5) * math.pi / _HALF for step in range(_HALF))
 ]
 
-_BLANKS = b" \t\r"
-_NUMBER = re.compile(rb"([+-]?)([0-9]*)(?:\.([0-9]*))?")
 _WORD = re.compile(rb"([A-Za-z])[ \t\r]*")
 _CODE = re.compile(rb"[0-9]{1,3}(?![0-9._])")
 _INTEGER = re.compile(rb"[ \t\r]*-?[0-9]")
@@ -47,24 +46,6 @@ _MARKERS = [
 _MARKER_NAMES = [*(name for name, _ in _MARKERS), "commanded", "height"]
 
 
-def _number(text: bytes, at: int) -> tuple[float | None, int]:
-    """The number that stands at an offset, and where it ends."""
-    match = _NUMBER.match(text, at)
-    assert match is not None
-    sign, whole, fraction = match[1], match[2].lstrip(b"0"), match[3] or b""
-    if not (match[2] or fraction) or len(whole) > _MAX_DECIMALS:
-        return None, match.end()
-    digits = int(whole or b"0")
-    decimals = 0
-    for digit in fraction:
-        if digits >= 10**14 or decimals == _MAX_DECIMALS:
-            break
-        digits = digits * 10 + digit - ord("0")
-        decimals += 1
-    value = digits / 10.0**decimals
-    return (-value if sign == b"-" and digits else value), match.end()
-
-
 def _words(text: bytes, letters: bytes) -> dict[bytes, float | None]:
     """The last number of each word with one of the letters; None: only the letter stood there."""
     found: dict[bytes, float | None] = {}
@@ -74,7 +55,7 @@ def _words(text: bytes, letters: bytes) -> dict[bytes, float | None]:
         letter = word[1].upper()
         at = word.end(1)
         if letter in letters:
-            value, at = _number(text, word.end())
+            value, at = number(text, word.end())
             if value is not None or letter not in found:
                 found[letter] = value
     return found
@@ -183,7 +164,7 @@ class Lines:
 
     def _end_line(self) -> None:
         if self._line_bytes <= MAX_LINE_BYTES:
-            line = bytes(self._kept).strip(_BLANKS)
+            line = bytes(self._kept).strip(BLANKS)
             if line:
                 self._take_line(line, self._line_at, self._line_at + self._line_bytes + 1)
         self._line_at += self._line_bytes
@@ -240,7 +221,7 @@ class FilePass(Lines):
     def _take_line(self, line: bytes, at: int, end: int) -> None:
         first = line[:1].upper()
         if first == b";":
-            self._take_comment(line.lstrip(b";").lstrip(_BLANKS), at)
+            self._take_comment(line.lstrip(b";").lstrip(BLANKS), at)
         elif first == b"G" and self._motion is not None:
             if self._motion.take(line):
                 self._lay(self._motion, at)
@@ -248,14 +229,14 @@ class FilePass(Lines):
             self._take_machine(line, at)
         elif first == b"T":
             tool, rest = _code(line)
-            if 0 <= tool < _TOOLS and (not rest or rest[0] in _BLANKS or rest[0] == ord(";")):
+            if 0 <= tool < _TOOLS and (not rest or rest[0] in BLANKS or rest[0] == ord(";")):
                 self._tools.add(tool)
         elif first == b"E":
             if re.match(rb"EXCLUDE_OBJECT_DEFINE" + _END_OF_WORD, line):
-                self._take_definition(line[21:].lstrip(_BLANKS))
+                self._take_definition(line[21:].lstrip(BLANKS))
         elif first == b"S" and re.match(rb"SET_PRINT_STATS_INFO" + _END_OF_WORD, line):
             begin = line.find(b"CURRENT_LAYER=")
-            layer = _number(line, begin + 14)[0] if begin >= 0 else None
+            layer = number(line, begin + 14)[0] if begin >= 0 else None
             if layer is not None and layer != self._commanded:
                 self._commanded = layer
                 self._begin_layer("commanded", at, None)
@@ -277,7 +258,7 @@ class FilePass(Lines):
             return
         match = re.match(rb"(?:Z:|Z_HEIGHT:)[ \t\r]*", text)
         if match is not None:
-            z = _number(text, match.end())[0]
+            z = number(text, match.end())[0]
             if z is not None:
                 self._set_heights(z)
 
@@ -338,7 +319,7 @@ class FilePass(Lines):
 def _z_behind(text: bytes, letter: bytes) -> float | None:
     """The number behind the first `letter` and an equals sign."""
     match = re.match(rb"[^%b]*%b[ \t\r]*=[ \t\r]*" % (letter, letter), text)
-    return None if match is None else _number(text, match.end())[0]
+    return None if match is None else number(text, match.end())[0]
 
 
 class _Thing:
@@ -407,7 +388,7 @@ class ObjectPass(Lines):
     def _take_line(self, line: bytes, at: int, end: int) -> None:
         first = line[:1].upper()
         if first == b";":
-            self._take_comment(line[1:].lstrip(_BLANKS), end)
+            self._take_comment(line[1:].lstrip(BLANKS), end)
             return
         if self._definitions_at is None:
             self._definitions_at = at
@@ -509,4 +490,4 @@ class ObjectPass(Lines):
 
 
 def _label(text: bytes) -> bytes:
-    return text.strip(_BLANKS)[:MAX_NAME_BYTES]
+    return text.strip(BLANKS)[:MAX_NAME_BYTES]

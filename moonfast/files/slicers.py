@@ -11,11 +11,10 @@ import base64
 import binascii
 import json
 import math
-import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from moonfast.files import comments
+from moonfast.speedups import gcodescan
 
 HEAD_BYTES = 1024 * 1024
 TAIL_BYTES = 1024 * 1024
@@ -23,6 +22,10 @@ MAX_PICTURE_BYTES = 8 * 1024 * 1024
 MAX_SIDE = 4096
 MAX_TEXT = 512
 """Characters of a text that is taken over."""
+MAX_NUMBER = 32
+"""Characters of a number; what comes behind them is not looked at."""
+MAX_VALUE = 1e15
+"""A greater number is none: every reader of JSON has those below as they are."""
 
 _MAGIC = {"png": b"\x89PNG\r\n\x1a\n", "jpg": b"\xff\xd8\xff", "qoi": b"qoif"}
 
@@ -46,39 +49,40 @@ class Scan(NamedTuple):
 
 
 class Said:
-    """The comments of a file: the first and the last value of each key, in lower case."""
+    """The comments of a file: the first of them, and the first and the last value of each key, in lower case."""
 
     def __init__(self, head: bytes, tail: bytes) -> None:
         self.head, self.tail = head, tail
-        self.lines = comments.comments(head)
-        self.first: dict[str, str] = {}
-        self.last: dict[str, str] = {}
-        for line in self.lines if tail is head else [*self.lines, *comments.comments(tail)]:
-            text = line.decode("utf-8", "replace")
-            at = min((place for place in map(text.find, "=:,") if place > 0), default=-1)
-            if at > 0:
-                key = text[:at].strip().lower()
-                self.last[key] = text[at + 1 :].strip()
-                self.first.setdefault(key, self.last[key])
+        self._first: dict[bytes, bytes] = {}
+        self._last: dict[bytes, bytes] = {}
+        self.lines = [_text(line) for line in gcodescan.comments(head, self._first, self._last)]
+        if tail is not head:
+            gcodescan.comments(tail, self._first, self._last)
+
+    def first(self, key: str) -> str:
+        """The first value of a key, "" if there is none."""
+        return _text(self._first.get(key.encode(), b""))
+
+    def last(self, key: str) -> str:
+        return _text(self._last.get(key.encode(), b""))
 
     def text(self, *keys: str) -> str | None:
         """The last value of the first key that is there."""
         for key in keys:
-            if self.last.get(key):
-                return self.last[key][:MAX_TEXT]
+            if value := self.last(key):
+                return value[:MAX_TEXT]
         return None
 
     def number(self, *keys: str) -> float | None:
         for key in keys:
-            numbers = _numbers(self.last.get(key, ""))
-            if numbers:
+            if numbers := _numbers(self.last(key)):
                 return numbers[0]
         return None
 
     def numbers(self, *keys: str) -> list[float]:
         for key in keys:
-            if key in self.last:
-                return _numbers(self.last[key])
+            if value := self.last(key):
+                return _numbers(value)
         return []
 
 
@@ -90,13 +94,6 @@ class Slicer(NamedTuple):
     read: Callable[[Said], Fields]
 
 
-def scan_fd(descriptor: int, size: int) -> Scan:
-    """Read head and tail of a file, and see what they say."""
-    head = os.pread(descriptor, min(size, HEAD_BYTES), 0)
-    tail = os.pread(descriptor, TAIL_BYTES, size - TAIL_BYTES) if size > HEAD_BYTES else head
-    return scan_parts(head, tail, size)
-
-
 def scan_parts(head: bytes, tail: bytes, size: int) -> Scan:
     """See what a file says about itself. `head` and `tail` are its first and last MiB; never raises."""
     if len(head) >= size:
@@ -104,8 +101,8 @@ def scan_parts(head: bytes, tail: bytes, size: int) -> Scan:
     said = Said(head, tail)
     name, version, read = _recognise(said)
     fields: Fields = {"slicer": name, "slicer_version": version}
-    start = comments.first_command(head)
-    end = comments.last_command_end(tail)
+    start = gcodescan.first_command(head)
+    end = gcodescan.last_command_end(tail)
     if start >= 0:
         fields["gcode_start_byte"] = max(start - 1, 0)  # clients know it as the line break before
     if end >= 0:
@@ -116,8 +113,7 @@ def scan_parts(head: bytes, tail: bytes, size: int) -> Scan:
 
 def _recognise(said: Said) -> tuple[str, str, Callable[[Said], Fields]]:
     """Name and version of the slicer, and how it writes."""
-    for line in said.lines[:200]:
-        text = line.decode("utf-8", "replace")
+    for text in said.lines:
         lower = text.lower()
         for slicer in RECOGNISED:
             if lower.startswith(slicer.mark):
@@ -136,8 +132,8 @@ def _version(rest: str, said: Said) -> str:
         if word.lstrip("vV")[:1].isdigit():
             return word.lstrip("vV")[:MAX_TEXT]
     for line in said.lines[:20]:
-        if line.lower().startswith(b"version "):
-            return line[len(b"version ") :].decode("utf-8", "replace")[:MAX_TEXT]
+        if line.lower().startswith("version "):
+            return line[len("version ") :][:MAX_TEXT]
     return "?"
 
 
@@ -146,7 +142,7 @@ def _version(rest: str, said: Said) -> str:
 
 def _prusa(said: Said) -> Fields:
     """PrusaSlicer, its ancestors and its forks; BambuStudio and OrcaSlicer with keys of their own."""
-    heights = comments.heights(said.tail) or comments.heights(said.head)
+    heights = gcodescan.heights(said.tail) or gcodescan.heights(said.head)
     layer_height = said.number("layer_height")
     lengths = said.numbers("filament used [mm]", "total filament length [mm]", "filament used")
     weights = said.numbers("filament used [g]")
@@ -191,7 +187,7 @@ def _prusa(said: Said) -> Fields:
 
 
 def _cura(said: Said) -> Fields:
-    heights = comments.heights(said.head)
+    heights = gcodescan.heights(said.head)
     lengths = said.numbers("filament used")
     weights = said.numbers("filament weight")
     layers = said.number("layer_count")
@@ -204,7 +200,7 @@ def _cura(said: Said) -> Fields:
         "first_layer_height": said.number("minz") or (heights[0] if heights else None),
         "first_layer_extr_temp": _hotend(said),
         "first_layer_bed_temp": _bed(said),
-        "chamber_temp": comments.setpoint(said.head, (b"M191", b"M141")),
+        "chamber_temp": gcodescan.setpoint(said.head, (b"M191", b"M141")),
         "filament_name": said.text("filament name"),
         "filament_type": said.text("filament type"),
         "filament_total": sum(lengths) * 1000.0 if lengths else None,
@@ -267,8 +263,8 @@ def _ideamaker(said: Said) -> Fields:
         "object_height": size[2] if len(size) > 2 else heights[1] if heights else None,
         "estimated_time": said.number("print time"),
         "nozzle_diameter": size[3] if len(size) > 3 else None,
-        "layer_height": _numbers_or(said.last.get("height"), None),
-        "first_layer_height": _numbers_or(said.first.get("height"), heights[0] if heights else None),
+        "layer_height": _numbers_or(said.last("height"), None),
+        "first_layer_height": _numbers_or(said.first("height"), heights[0] if heights else None),
         "first_layer_extr_temp": _hotend(said),
         "first_layer_bed_temp": _bed(said),
         "filament_name": said.text("filament name #1"),
@@ -321,14 +317,9 @@ def _icesl(said: Said) -> Fields:
 
 def _kirimoto(said: Said) -> Fields:
     heights = _z(said)
-    layers = None
-    lines = said.lines if said.tail is said.head else comments.comments(said.tail)
-    for line in reversed(lines):
-        text = line.lstrip(b"; ")
-        if text.startswith(b"--- layer "):
-            last = comments.number(text, len(b"--- layer "))
-            layers = int(last) + 1 if last is not None else None
-            break
+    mark = b"--- layer "
+    at = said.tail.rfind(mark)
+    last = _number(_text(said.tail[at + len(mark) :][:MAX_NUMBER])) if at >= 0 else None
     temperature, bed = said.number("firstlayernozzletemp"), said.number("firstlayerbedtemp")
     seconds = said.number("--- print time")
     return {
@@ -339,7 +330,7 @@ def _kirimoto(said: Said) -> Fields:
         "first_layer_extr_temp": temperature if temperature is not None else _hotend(said),
         "first_layer_bed_temp": bed if bed is not None else _bed(said),
         "filament_total": said.number("--- filament used"),
-        "layer_count": layers,
+        "layer_count": int(last) + 1 if last is not None else None,
     }
 
 
@@ -378,8 +369,8 @@ RECOGNISED: tuple[Slicer, ...] = (
 
 def _z(said: Said) -> tuple[float, float] | None:
     """First and greatest Z of the moves in head and tail."""
-    head = comments.heights(said.head)
-    tail = head if said.tail is said.head else comments.heights(said.tail)
+    head = gcodescan.heights(said.head)
+    tail = head if said.tail is said.head else gcodescan.heights(said.tail)
     if head is None or tail is None:
         return head or tail
     return head[0], max(head[1], tail[1])
@@ -391,19 +382,35 @@ def _marked_height(said: Said) -> float | None:
 
 
 def _hotend(said: Said) -> float | None:
-    return comments.setpoint(said.head, (b"M109", b"M104"))
+    return gcodescan.setpoint(said.head, (b"M109", b"M104"))
 
 
 def _bed(said: Said) -> float | None:
-    return comments.setpoint(said.head, (b"M190", b"M140"))
+    return gcodescan.setpoint(said.head, (b"M190", b"M140"))
+
+
+def _text(text: bytes) -> str:
+    return text.decode("utf-8", "replace")
+
+
+def _number(text: str) -> float | None:
+    """The number that a text begins with; None: there is none."""
+    end = 0
+    while end < len(text) and end < MAX_NUMBER and text[end] in "0123456789.-+":
+        end += 1
+    try:
+        value = float(text[:end])
+    except ValueError:
+        return None
+    return value if abs(value) < MAX_VALUE else None
 
 
 def _numbers(text: str) -> list[float]:
     """All numbers of a value: "2.5, 5.0", "[3.7]", "1.2345m", "215;230"."""
     found = []
     for item in text.replace(";", ",").replace(" ", ",").split(","):
-        value = comments.number(item.strip("[]\"'").encode("utf-8", "replace"), 0)
-        if value is not None and math.isfinite(value):
+        value = _number(item.strip("[]\"'"))
+        if value is not None:
             found.append(value)
             if "[" not in text and "," not in text and ";" not in text:
                 break  # what follows is a remark: "3720 s (62 min)"
@@ -474,7 +481,7 @@ def _colors(text: str | None) -> list[str]:
 def _pictures(head: bytes) -> list[Embedded]:
     """The pictures in the head of a file, without those that are damaged."""
     found = []
-    for announced, text in comments.pictures(head):
+    for announced, text in gcodescan.pictures(head):
         words = announced.lstrip(b"_").split()
         sides = b" ".join(words[1:]).replace(b"x", b" ").split() if words and words[0] == b"begin" else []
         if words and words[0].upper() in (b"JPG", b"QOI", b"PNG") and len(words) > 1:
