@@ -28,12 +28,21 @@ environment variables, for what no flag says:
 """
 
 
+HELP_WIDTH = 100
+"""Columns."""
+
+
+def _help_formatter(prog: str) -> argparse.HelpFormatter:
+    # a fixed width: to ask the terminal for its own, argparse imports half a megabyte, also when no help is shown
+    return argparse.RawDescriptionHelpFormatter(prog, width=HELP_WIDTH)
+
+
 def parser() -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(
         prog="moonfast",
         description="API server for Klipper printers, a drop-in replacement for Moonraker.",
         epilog=_VARIABLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_help_formatter,
     )
     flags.add_argument("-d", "--datapath", metavar="PATH", help=f"data folder (default: {DEFAULT_DATA_PATH})")
     flags.add_argument("-c", "--configfile", metavar="FILE", help=f"default: config/{CONFIG_NAME} in the data folder")
