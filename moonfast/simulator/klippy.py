@@ -75,7 +75,13 @@ class SimulatedKlippy:
         self.printer = Printer(self._clock, before)
         self.printer.on_move = self._dumps.note
         self.interpreter = interpreter = Interpreter(self.printer, self._gcodes_dir, self)
-        self._objects = Objects(self.printer, interpreter.commands, interpreter.motion.status, interpreter.card.status)
+        self._objects = Objects(
+            self.printer,
+            interpreter.commands,
+            interpreter.motion.status,
+            interpreter.card.status,
+            self._gcodes_dir,
+        )
 
     async def start(self) -> None:
         """Listen; the printer is ready a moment later."""

@@ -30,7 +30,8 @@ _AXES = {
     }
     for index, axis in enumerate("xyz")
 }
-CONFIG: dict[str, dict[str, str]] = {
+Config = dict[str, dict[str, str]]
+_CONFIG: Config = {
     "mcu": {"serial": "/tmp/klipper_host_mcu"},
     "printer": {"kinematics": "cartesian", "max_velocity": "300", "max_accel": "3000", "max_z_velocity": "15"},
     **_AXES,
@@ -53,7 +54,6 @@ CONFIG: dict[str, dict[str, str]] = {
     "heater_fan hotend": {"pin": "gpio21", "heater": "extruder", "heater_temp": "50.0"},
     "temperature_sensor host": {"sensor_type": "temperature_host", "min_temp": "0", "max_temp": "100"},
     "temperature_sensor chamber": {"sensor_type": "EPCOS 100K B57560G104F"},
-    "virtual_sdcard": {"path": "~/printer_data/gcodes"},
     "pause_resume": {},
     "display_status": {},
     "exclude_object": {},
@@ -78,6 +78,12 @@ def _setting(text: str) -> Any:
     return text
 
 
-SETTINGS: dict[str, dict[str, Any]] = {
-    name.lower(): {option: _setting(text) for option, text in options.items()} for name, options in CONFIG.items()
-}
+def config(gcodes_dir: str) -> Config:
+    """The configuration file: section -> option -> text."""
+    return {**_CONFIG, "virtual_sdcard": {"path": gcodes_dir}}
+
+
+def settings(config: Config) -> dict[str, dict[str, Any]]:
+    return {
+        name.lower(): {option: _setting(text) for option, text in options.items()} for name, options in config.items()
+    }

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from .heaters import HOST_C, Heater
 from .motion import Limits
 from .printer import Printer, Status
-from .settings import CONFIG, MACROS, PINS, SETTINGS
+from .settings import MACROS, PINS, config, settings
 
 HOTEND_FAN_C = 50.0
 SENSORS = ("heater_bed", "temperature_sensor host", "temperature_sensor chamber", "extruder")
@@ -24,7 +24,10 @@ class Objects:
         commands: Callable[[], Status],
         gcode_move: Callable[[], Status],
         job: Callable[[], tuple[Status, Status]],
+        gcodes_dir: str,
     ) -> None:
+        self._config = config(gcodes_dir)
+        self._settings = settings(self._config)
         self._printer, self._job = printer, job
         self._began = time.monotonic()
         self._system_second, self._system = -1, Status()
@@ -92,8 +95,8 @@ class Objects:
     def _configfile(self) -> Status:
         pending = self._printer.pending
         return {
-            "config": CONFIG,
-            "settings": SETTINGS,
+            "config": self._config,
+            "settings": self._settings,
             "warnings": [],
             "save_config_pending": bool(pending),
             "save_config_pending_items": dict(pending),
