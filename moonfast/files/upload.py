@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 WRITE_BYTES = 256 * 1024
 """Handed to the disk at once."""
-PENDING_BYTES = 1024 * 1024
+PENDING_BYTES = 384 * 1024
 ALLOCATE_BYTES = 1024 * 1024
 """From this size on the place on the disk is taken before the first byte comes."""
 MAX_VALUE_BYTES = 8192
