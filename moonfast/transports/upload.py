@@ -53,6 +53,8 @@ class MultipartUpload:
                 "on_end": self._whole,
             },
         )
+        self._delimiter = b"\r\n--" + options[b"boundary"]
+        self._front: bytes | None = b"\r\n"  # the end of what came before the first delimiter, None behind it
         self._field = self._value = b""
         self._names: dict[bytes, bytes] = {}
         self._content: bytearray | None = None  # of a field; None: the file's goes to the sink
@@ -69,7 +71,7 @@ class MultipartUpload:
 
         self.fed_bytes += len(data)
         try:
-            self._parser.write(data)
+            self._parser.write(data if self._front is None else self._without_front(self._front + data))
         except FormParserError as exc:
             raise BadRequest(f"The form cannot be read: {exc}") from None
         if self.fed_bytes - self._file_bytes > MAX_FORM_BYTES:
@@ -86,6 +88,12 @@ class MultipartUpload:
         if not self._is_aborted:
             self._is_aborted = True
             self.sink.abort()
+
+    def _without_front(self, data: bytes) -> bytes:
+        """Drop what stands in front of the first delimiter, where nothing counts (RFC 2046 section 5.1.1)."""
+        at = data.find(self._delimiter)
+        self._front = data[1 - len(self._delimiter) :] if at < 0 else None
+        return data[at + 2 :] if at >= 0 else b""
 
     # what the parser finds
 
