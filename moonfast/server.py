@@ -22,6 +22,7 @@ from moonfast.access.trusted import TrustedClients
 from moonfast.api.invoke import Invoker
 from moonfast.api.reference_api import ReferenceApi
 from moonfast.api.table import EndpointTable
+from moonfast.component import Restart
 from moonfast.config.load import Config, keep_backup, load
 from moonfast.config.sections import AuthorizationConfig, DataStoreConfig, ServerConfig
 from moonfast.config.source import render
@@ -111,7 +112,13 @@ class Server:
 
         self.components = Components(config, self.hub.emit)
         self._database = Database(Path(options.data_path) / "database")
-        parts: dict[type, object] = {Options: options, Database: self._database, Klippy: self.klippy, Job: self.job}
+        parts: dict[type, object] = {
+            Options: options,
+            Restart: Restart(restart),
+            Database: self._database,
+            Klippy: self.klippy,
+            Job: self.job,
+        }
         self.components.build(parts)
         self._files = self.components.find(FileManager)
         self._collect_endpoints(restart, log_rollover)
@@ -144,7 +151,10 @@ class Server:
             websocket_count=lambda: self.hub.websocket_count,
             components=lambda: [*BUILT_IN, *self.components.running()],
             failed_components=lambda: self.components.failed,
-            warnings=lambda: [*self._warnings, *(self._files.warnings if self._files is not None else ())],
+            warnings=lambda: [
+                *self._warnings,
+                *(text for component in self.components.running().values() for text in component.warnings),
+            ],
             directories=lambda: self._files.roots.names() if self._files is not None else [],
             config_view=self._config.view,
         )
@@ -237,7 +247,6 @@ BUILT_IN = (
     "data_store",
     "job_state",
     "extensions",
-    "database",
 )
 """What every server has, by the names that clients look for."""
 

@@ -18,6 +18,7 @@ writes are kept and tried again with growing pauses, up to PENDING_LIMIT_BYTES; 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import fcntl
 import logging
@@ -25,7 +26,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
@@ -34,7 +35,7 @@ from typing import Any
 import lmdb
 
 from moonfast import codec
-from moonfast.errors import ApiError, InsufficientStorage, InternalError, StartError, Unavailable
+from moonfast.errors import ApiError, BadRequest, InsufficientStorage, InternalError, StartError, Unavailable
 from moonfast.storage import records
 from moonfast.storage.check import Damage, check
 
@@ -42,12 +43,14 @@ log = logging.getLogger(__name__)
 
 STORE_NAME = "moonfast.lmdb"
 LOCK_NAME = "moonfast.lock"
+_DATA = "data.mdb"
 COMMIT_INTERVAL_S = 1.0
 COMMIT_BYTES = 1024 * 1024  # LMDB keeps the pages of the largest commit allocated
 PENDING_LIMIT_BYTES = 16 * 1024 * 1024  # background writes that wait for a commit
 RETRY_S, MAX_RETRY_S = 2.0, 60.0  # pause after a failed commit: doubled each time
 MAP_START_BYTES = 8 * 1024 * 1024
 MAP_LIMIT_BYTES = 1024**3 if sys.maxsize > 2**32 else 256 * 1024**2  # address space, taken as it is needed
+COPY_BYTES = 1024 * 1024
 _MAX_READERS = 8
 
 _DAMAGE = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.VersionMismatchError)
@@ -91,6 +94,7 @@ class Database:
 
     def __init__(self, folder: Path, *, map_limit_bytes: int = MAP_LIMIT_BYTES) -> None:
         self.damaged: str | None = None  # where a store that could not be read was moved to at the start
+        self.was_cut_off = False  # the last process that had the store did not close it
         self._folder, self._path = folder, folder / STORE_NAME
         self._map_limit_bytes = map_limit_bytes
         self._env: lmdb.Environment | None = None
@@ -107,6 +111,10 @@ class Database:
         self._failures = 0  # of the last commits, in a row
         self._is_warned = False
         self._is_damaged = False
+        self._is_held = False
+        self._only_one = asyncio.Lock()  # of what holds the commits
+        self._rested = asyncio.Event()  # the thread has nothing to do
+        self._rested.set()
 
     async def start(self) -> None:
         """Open or create the store. StartError: the folder cannot be written, or another process has the store."""
@@ -177,6 +185,67 @@ class Database:
     async def flush(self) -> None:
         """Write everything to the disk. ApiError: it cannot be."""
         await self._commit_now(_Change(is_flush=True))
+
+    # The whole store
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the file."""
+        return os.stat(self._path / _DATA).st_size
+
+    async def copy(self, target: Path) -> None:
+        """Write a copy of the store as one file, in one step. ApiError: it cannot be written."""
+        async with self._held() as env:
+            await self._in_thread(_copy, env, target)
+
+    async def compact(self) -> None:
+        """Make the file as small as what is in it. ApiError: it cannot be; the store is as it was."""
+        fresh = self._folder / f"{STORE_NAME}.compact"
+        async with self._held() as env:
+            await self._in_thread(_copy, env, fresh)
+            self._exchange(fresh)
+
+    async def restore(self, copy: Path) -> None:
+        """Have what a copy holds instead of what is in the store. BadRequest: it is no copy, or damaged.
+
+        Whoever has read from the store before has to read again.
+        """
+        fresh = self._folder / f"{STORE_NAME}.restored"
+        async with self._held():
+            await self._in_thread(_fetch, copy, fresh)
+            self._queue.clear()
+            self._overlay.clear()
+            self._exchange(fresh)
+
+    @contextlib.asynccontextmanager
+    async def _held(self) -> AsyncIterator[lmdb.Environment]:
+        """Have nothing written meanwhile: neither may the map grow nor the environment be closed under a copy."""
+        async with self._only_one:
+            await self.flush()
+            self._is_held = True
+            try:
+                await self._rested.wait()
+                yield self._opened()
+            finally:
+                self._is_held = False
+                if self._env is not None:
+                    self._continue()
+
+    async def _in_thread(self, function: Callable[[Any, Path], None], source: Any, target: Path) -> None:
+        try:
+            await asyncio.shield(asyncio.to_thread(function, source, target))  # it ends before the commits go on
+        except (OSError, lmdb.Error) as exc:
+            raise self._error_of(exc) from exc
+
+    def _exchange(self, fresh: Path) -> None:
+        """Put another file in the place of the store's."""
+        assert self._env is not None
+        self._env.close()
+        try:
+            os.replace(fresh, self._path / _DATA)
+            _sync_folder(self._path)
+        finally:
+            self._env = self._open()
 
     # What a namespace is made of
 
@@ -275,8 +344,8 @@ class Database:
         if everything and self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._writing or self._env is None:
-            return  # the end of the present commit begins the next one
+        if self._writing or self._env is None or self._is_held:
+            return  # the end of the present commit, or copy, begins the next one
         self._writing = [change for change in self._queue if everything or change.waiter is not None]
         self._queue = [] if everything else [change for change in self._queue if change.waiter is None]
         if self._writing:
@@ -290,6 +359,7 @@ class Database:
         if self._thread is None:
             self._thread = threading.Thread(target=self._write, name="database", daemon=True)
             self._thread.start()
+        self._rested.clear()
         self._jobs.put((env, items, any(change.waiter is not None for change in self._writing)))
 
     def _write(self) -> None:
@@ -313,6 +383,7 @@ class Database:
             self._loop.call_soon_threadsafe(self._done, failure)
 
     def _done(self, failure: Exception | None) -> None:
+        self._rested.set()
         if self._env is None:
             return  # stopped after a failure
         if isinstance(failure, lmdb.MapFullError) and self._grow(self._env):
@@ -417,13 +488,14 @@ class Database:
     def _check(self) -> None:
         """Damage: the store must not be opened. All of it is looked through if the last process did not close it."""
         said = os.pread(self._lock, len(_DAMAGED), 0)
+        self.was_cut_off = said != _CLOSED
         if not self._path.is_dir():
             if os.path.lexists(self._path):
                 raise Damage("it is not a folder")
         elif said == _DAMAGED:
             raise Damage("a read found damage")
-        elif (self._path / "data.mdb").exists():
-            check(self._path / "data.mdb", is_thorough=said != _CLOSED)
+        elif (self._path / _DATA).exists():
+            check(self._path / _DATA, is_thorough=said != _CLOSED)
 
     def _mark(self, state: bytes) -> None:
         try:
@@ -435,7 +507,7 @@ class Database:
             log.debug("The state of the database cannot be noted", exc_info=True)
 
     def _open(self) -> lmdb.Environment:
-        is_new = not (self._path / "data.mdb").exists()
+        is_new = not (self._path / _DATA).exists()
         env = lmdb.open(
             os.fspath(self._path),
             map_size=min(MAP_START_BYTES, self._map_limit_bytes),
@@ -443,13 +515,9 @@ class Database:
             max_readers=_MAX_READERS,
             max_spare_txns=1,
         )
-        if is_new:  # its files must be found after a crash of the machine, as what is saved in them must
+        if is_new:
             for folder in (self._path, self._folder):
-                descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
+                _sync_folder(folder)
         return env
 
     def _reopen(self) -> None:
@@ -524,6 +592,16 @@ class Namespace:
         """Counts: not for use in loops."""
         return len(self._names())
 
+    def raw_all(self) -> bytes | None:
+        """All keys and values as one JSON object; None: the namespace is empty."""
+        found = []
+        for name in self._names():
+            record = self._read(name)
+            if record is not None:
+                key = records.key_of(self._prefix, name, record)
+                found.append(b"%b:%b" % (codec.encode(key), records.text_of(name, record)))
+        return b"{%b}" % b",".join(found) if found else None
+
     def keys(self) -> list[str]:
         """All keys, in the order of their UTF-8."""
         return [
@@ -591,6 +669,53 @@ class Namespace:
             return codec.decode(text)
         except codec.DecodeError as exc:
             raise self._database.report_damage(exc) from exc
+
+
+def _copy(env: lmdb.Environment, target: Path) -> None:
+    """Blocking. The copy takes its place when it is on the disk."""
+    folder = target.with_name(f"{target.name}.part")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        env.copy(os.fspath(folder), compact=True)
+        _publish(folder / _DATA, target)
+    finally:
+        (folder / _DATA).unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def _fetch(copy: Path, target: Path) -> None:
+    """Blocking. Copy a file that is whole. BadRequest: it is not."""
+    try:
+        check(copy, is_thorough=True)
+    except Damage as exc:
+        raise BadRequest(f"The backup '{copy.name}' cannot be used: {exc}. Choose another one") from None
+    part = target.with_name(f"{target.name}.part")
+    try:
+        with copy.open("rb") as source, part.open("wb") as stream:
+            while piece := source.read(COPY_BYTES):
+                stream.write(piece)
+        _publish(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _publish(part: Path, target: Path) -> None:
+    descriptor = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    part.replace(target)
+    _sync_folder(target.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Names in a folder must be found after a crash of the machine, as what is in the files must."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _size(items: Records) -> int:
