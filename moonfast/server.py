@@ -230,10 +230,10 @@ class Server:
         await self._invoker.stop()
         await self.hub.stop()
         self._site.stop()
+        await self.components.stop()  # they learn that the server ends, not that Klippy is gone
         await self.klippy.stop()
         self._temperatures.pause()
         await self._unix.stop()
-        await self.components.stop()
         await self._database.stop()
         self._listeners.clear()
 

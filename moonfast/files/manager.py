@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +20,7 @@ from moonfast.files.api.metadata import MetadataApi
 from moonfast.files.api.transfers import TransferApi
 from moonfast.files.roots import Roots, is_below, is_part
 from moonfast.files.service import GCODES, FileService, Processor
+from moonfast.files.tree import is_gcode
 from moonfast.klippy.session import Klippy
 from moonfast.state.job import Job
 from moonfast.storage.database import Database
@@ -100,6 +102,31 @@ class FileManager(Component):
     def add_processor(self, name: str, process: Processor) -> None:
         """Let every new gcode file go through `process` before its metadata is read. `name` comes with the metadata."""
         self._files.processors[name] = process
+
+    # for jobs
+
+    def job_started(self, relative: str, job_id: str, start_time: float) -> dict[str, Any] | None:
+        """Note that a gcode file is printed; its metadata until now, None if it has none."""
+        return self._files.metadata.started(relative, job_id, start_time)
+
+    def is_there(self, relative: str, size: object, modified: object) -> bool:
+        """Whether a gcode file is there and the same as it was: size in bytes, modified in seconds since 1970."""
+        tree = self._files.watcher.trees.get(GCODES)
+        entry = tree.entry(relative) if tree is not None else None
+        return entry is not None and not entry.is_dir and entry.size == size and entry.modified == modified
+
+    async def has_gcode(self, relative: str) -> bool:
+        """Whether there is a gcode file that clients may use."""
+        try:
+            location = self.roots.locate(f"{GCODES}/{relative}")
+        except ApiError:
+            return False
+        return is_gcode(relative) and await self._files.workers.quick(os.path.isfile, location.path)
+
+    def queue_uploads(self, queue: Callable[[str], Awaitable[bool]]) -> None:
+        """Give uploads that are to be printed to `queue` while the printer is busy, if the configuration says so."""
+        if self._config.queue_gcode_uploads:
+            self._transfers.queue = queue
 
     # life
 

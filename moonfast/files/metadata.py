@@ -173,6 +173,15 @@ class Metadata:
             self._records.put(relative, completed)
             self.on_scanned(relative)
 
+    def started(self, relative: str, job_id: str, start_time: float) -> Record | None:
+        """Note that a file is printed; its record from before, without what only this server needs."""
+        record = self.get(relative)
+        if record is None:
+            return None
+        self._records.put(relative, {**record, "job_id": job_id, "print_start_time": start_time})
+        self.on_scanned(relative)
+        return {key: value for key, value in record.items() if key != "content_key"}
+
     # what happens to files
 
     async def moved(self, old_path: str, new_path: str, old: str, new: str) -> None:

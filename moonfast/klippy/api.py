@@ -116,7 +116,7 @@ class PrinterApi:
     @endpoint(POST, "/printer/print/start")
     def start_print(self, call: Call, filename: str) -> Later:
         """Print a file of the gcodes folder; the name is relative to it."""
-        return self._klippy.request("gcode/script", {"script": f'SDCARD_PRINT_FILE FILENAME="{quoted(filename)}"'})
+        return self._klippy.print_file(filename)
 
     @endpoint(POST, "/printer/print/pause")
     def pause_print(self, call: Call) -> Later:
@@ -132,20 +132,6 @@ class PrinterApi:
     def cancel_print(self, call: Call) -> Later:
         """Cancel the print."""
         return self._klippy.request("pause_resume/cancel")
-
-
-def quoted(filename: str) -> str:
-    r"""Escape a name for the inside of double quotes in a gcode line.
-
-    Klipper splits the parameters of a line with Python's shlex in POSIX mode, where only \\ and \" are escapes inside
-    of double quotes (klippy/gcode.py, "_get_extended_params"). BadRequest: a line break would begin another command.
-    """
-    name = filename.removeprefix("/")
-    if not name:
-        raise BadRequest("Argument 'filename' is empty: name a file of the gcodes folder")
-    if any(character in name for character in "\n\r\0"):
-        raise BadRequest("Argument 'filename' contains a line break or NUL: such a file cannot be printed, rename it")
-    return name.replace("\\", "\\\\").replace('"', '\\"')
 
 
 def _restarts(script: Any) -> bool:

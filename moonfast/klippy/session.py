@@ -26,7 +26,7 @@ from moonfast.api.params import AllArguments, Parameters
 from moonfast.api.subscriber import Filter, StatusKeeper
 from moonfast.api.table import EndpointTable
 from moonfast.codec import DecodeError, decode
-from moonfast.errors import ApiError, KlippyDisconnected, KlippyError, SpanError, Unavailable
+from moonfast.errors import ApiError, BadRequest, KlippyDisconnected, KlippyError, SpanError, Unavailable
 from moonfast.klippy.connection import Link, Peer
 from moonfast.klippy.methods import RemoteMethods
 from moonfast.klippy.requests import NOT_CONNECTED, Requests
@@ -115,6 +115,7 @@ class Klippy:
         self.methods = RemoteMethods(self._announce_method)
         self.on_identified: list[Callable[[], None]] = []  # told when `info` is known, at each new connection
         self.on_disconnected: list[Callable[[], None]] = []  # told behind `on_lost`
+        self.on_state: list[Callable[[KlippyState], None]] = []  # told of every state, before clients are
         self.state = KlippyState.DISCONNECTED
         self.info: dict[str, Any] = {}
         self.missing_requirements: list[str] = []
@@ -146,6 +147,11 @@ class Klippy:
     ) -> Later:
         """Ask Klippy; see Requests.send."""
         return self._requests.send(method, params, timeout_s=timeout_s, urgent=urgent)
+
+    def print_file(self, filename: str, *, timeout_s: float | None = None) -> Later:
+        """Print a file of the gcodes folder. BadRequest: no command can hold its name."""
+        script = f'SDCARD_PRINT_FILE FILENAME="{quoted(filename)}"'
+        return self.request("gcode/script", {"script": script}, timeout_s=timeout_s)
 
     # from the link
 
@@ -370,6 +376,8 @@ class Klippy:
         if state is KlippyState.READY and self.missing_requirements:
             sections = ", ".join(f"[{name}]" for name in self.missing_requirements)
             log.warning("Klipper's configuration lacks %s: front ends count on it. Add it to printer.cfg.", sections)
+        for listener in self.on_state:
+            listener(state)
         announced = TRANSITIONS.get(state)
         if announced is not None:
             self._emit(announced)
@@ -381,6 +389,20 @@ class Klippy:
         if path.startswith(("/printer/", "printer.")) and not self.is_connected:
             return KlippyDisconnected(NOT_CONNECTED)
         return None
+
+
+def quoted(filename: str) -> str:
+    r"""Escape a name for the inside of double quotes in a gcode line.
+
+    Klipper splits the parameters of a line with Python's shlex in POSIX mode, where only \\ and \" are escapes inside
+    of double quotes (klippy/gcode.py, "_get_extended_params"). BadRequest: a line break would begin another command.
+    """
+    name = filename.removeprefix("/")
+    if not name:
+        raise BadRequest("Argument 'filename' is empty: name a file of the gcodes folder")
+    if any(character in name for character in "\n\r\0"):
+        raise BadRequest("Argument 'filename' contains a line break or NUL: such a file cannot be printed, rename it")
+    return name.replace("\\", "\\\\").replace('"', '\\"')
 
 
 def _object(raw: bytes) -> dict[str, Any]:

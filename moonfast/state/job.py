@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 STARTED, PAUSED, RESUMED = "started", "paused", "resumed"
 COMPLETE, ERROR, CANCELLED, STANDBY = "complete", "error", "cancelled", "standby"
+LOST = "lost"
+"""Klippy went away while the job was active."""
 
 Stats = dict[str, Any]
 Listener = Callable[[str, Stats, Stats], None]
@@ -123,7 +125,10 @@ class Job:
             self._tell(event, old, stats)
 
     def clear(self) -> None:
-        """Klippy went away. What becomes of a running job is for listeners of the link to say."""
+        """Klippy went away, and took what was printing with it."""
+        if self.is_active:
+            stats = self.stats
+            self._tell(LOST, stats, stats)
         self._has_looked = False
         self._state, self._seen, self._durations, self._raw = JobState.STANDBY, (None, None), NO_DURATIONS, b"{}"
 

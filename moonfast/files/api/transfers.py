@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -19,7 +20,6 @@ from moonfast.files.metadata import is_scanned
 from moonfast.files.roots import WRITE, Location, is_part
 from moonfast.files.service import GCODES, FileService
 from moonfast.files.upload import Upload
-from moonfast.klippy.api import quoted
 from moonfast.klippy.session import Klippy
 from moonfast.state.job import Job
 from moonfast.vocab import GET, POST, Transport
@@ -35,6 +35,7 @@ class TransferApi:
     def __init__(self, files: FileService, options: Options, klippy: Klippy, job: Job, max_upload_bytes: int) -> None:
         self._files, self._options, self._klippy, self._job = files, options, klippy, job
         self._max_upload_bytes = max_upload_bytes
+        self.queue: Callable[[str], Awaitable[bool]] | None = None  # where files go that cannot be printed at once
         self.klippy_log_path = f"{options.data_path}/logs/klippy.log"
 
     @endpoint(GET, "/server/files/klippy.log", transports=Transport.HTTP)
@@ -111,17 +112,17 @@ class TransferApi:
         answer: dict[str, Any] = {**files.done("create_file", location, entry)}
         if is_gcode:
             wants_print = form.fields.get("print", "").lower() == "true"
-            answer["print_started"] = wants_print and await self._print(location.relative)
-            answer["print_queued"] = False
+            is_started = answer["print_started"] = wants_print and await self._print(location.relative)
+            waits = wants_print and not is_started and self.queue is not None
+            answer["print_queued"] = waits and await self.queue(location.relative)  # type: ignore[misc]
         return answer, location
 
     async def _print(self, relative: str) -> bool:
         """Start a print; False: the printer is busy or not ready."""
         if self._job.is_active or not self._klippy.is_connected:
             return False
-        script = {"script": f'SDCARD_PRINT_FILE FILENAME="{quoted(relative)}"'}
         try:
-            await self._klippy.request("gcode/script", script, timeout_s=PRINT_TIMEOUT_S)
+            await self._klippy.print_file(relative, timeout_s=PRINT_TIMEOUT_S)
         except ApiError as exc:
             log.warning("The uploaded file '%s' could not be printed: %s", relative, exc.message)
             return False

@@ -159,7 +159,7 @@ def test_clear_forgets() -> None:
     assert not printer.job.is_active
     assert printer.job.stats == {}
     printer.look()
-    assert printer.names == ["started", "started"]
+    assert printer.names == ["started", "lost", "started"]
 
 
 def grammar(events: list[str]) -> Iterator[str]:
