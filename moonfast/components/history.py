@@ -19,7 +19,6 @@ from moonfast.api.endpoint import endpoint, notification
 from moonfast.codec import Raw, decode, encode
 from moonfast.component import Component
 from moonfast.components.auxiliary import AuxiliaryField
-from moonfast.config.options import Section
 from moonfast.errors import ApiError, BadRequest, NotFound
 from moonfast.files.manager import FileManager
 from moonfast.klippy.session import Klippy
@@ -48,10 +47,6 @@ STATUS = {
 TOTALS = ("total_jobs", "total_time", "total_print_time", "total_filament_used", "longest_job", "longest_print")
 
 Record = dict[str, Any]
-
-
-class HistoryConfig(Section, name="history"):
-    """It has no options; the component always runs."""
 
 
 class HistoryJob(TypedDict):
@@ -87,7 +82,7 @@ CHANGED = notification("history_changed", HistoryChange, "A job was `added` to t
 
 
 class History(Component):
-    def __init__(self, config: HistoryConfig, database: Database, files: FileManager, klippy: Klippy, job: Job) -> None:
+    def __init__(self, database: Database, files: FileManager, klippy: Klippy, job: Job) -> None:
         self._files, self._klippy, self._job = files, klippy, job
         self._database = database
         self._jobs, self._own = database.namespace(NAMESPACE), database.namespace("moonraker")
