@@ -47,6 +47,10 @@ class Component:
         if self._emit is not None:
             self._emit(notification, payload)
 
+    def emit_soon(self, notification: Any, payload: Any) -> None:
+        """The same when the loop comes to it: the answer to the present request goes out first."""
+        asyncio.get_running_loop().call_soon(self.emit, notification, payload)
+
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run beside the server until it ends, or until just before `stop`. An exception is logged."""
         if "_tasks" not in self.__dict__:

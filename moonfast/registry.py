@@ -37,6 +37,8 @@ COMPONENTS: tuple[Entry, ...] = (
     Entry("database", "moonfast.components.database:DatabaseApi", always=True),
     Entry("file_manager", "moonfast.files.manager:FileManager", always=True),
     Entry("job_queue", "moonfast.components.job_queue:JobQueue", always=True),
+    Entry("webcam", "moonfast.components.webcam:Webcams", always=True),
+    Entry("announcements", "moonfast.components.announcements:Announcements", always=True),
     Entry("history", "moonfast.components.history:History", always=True),
 )
 

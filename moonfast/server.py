@@ -115,6 +115,7 @@ class Server:
         parts: dict[type, object] = {
             Options: options,
             Restart: Restart(restart),
+            Config: config,
             Database: self._database,
             Klippy: self.klippy,
             Job: self.job,

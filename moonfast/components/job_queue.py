@@ -222,10 +222,7 @@ class JobQueue(Component):
 
     def _tell(self, action: str, *, with_queue: bool = False) -> None:
         queue = self._listed() if with_queue else None
-        # as the loop comes to it: the answer to the request goes out first
-        asyncio.get_running_loop().call_soon(
-            self.emit, CHANGED, {"action": action, "updated_queue": queue, "queue_state": self._state}
-        )
+        self.emit_soon(CHANGED, {"action": action, "updated_queue": queue, "queue_state": self._state})
 
     # what happens
 

@@ -1,0 +1,140 @@
+"""Cameras: from the configuration, from clients, and whether they can be reached."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from moonfast.components import webcam
+from moonfast.config.load import load
+from moonfast.server import Server
+from tests.wire.peer import peer
+from tests.wire.running import Client, RpcError, Running, free_port, make_options, running
+
+CONFIG = "[webcam door]\nstream_url: /webcam/?action=stream\nrotation: 90\n"
+
+
+async def post(client: Client, **params: Any) -> dict[str, Any]:
+    found: dict[str, Any] = (await client.call("server.webcams.post_item", params))["webcam"]
+    return found
+
+
+async def refused(client: Client, method: str, **params: Any) -> int:
+    with pytest.raises(RpcError) as caught:
+        await client.call(f"server.webcams.{method}", params)
+    return caught.value.code  # type: ignore[no-any-return]
+
+
+async def names(client: Client) -> list[str]:
+    return [item["name"] for item in (await client.call("server.webcams.list"))["webcams"]]
+
+
+async def test_changes_stay_over_a_restart() -> None:
+    async with running(CONFIG) as served:
+        client = await served.client()
+        made = await post(client, name="bed", stream_url="http://cam/1", extra_data={"x": [1]})
+        changed = await post(client, uid=made["uid"], name="top", enabled=False)
+        assert changed == {**made, "name": "top", "enabled": False}
+        await client.wait_for("notify_webcams_changed", 2)
+        await served.close_clients()
+        await served.server.stop()
+        options = make_options(served.data_path)
+        again = Server(options, load(options.config_file, options.data_path))
+        await again.start()
+        try:
+            later = Running(again, served.klippy, served.port, served.data_path)
+            client = await later.client()
+            assert await names(client) == ["door", "top"]
+            assert (await client.call("server.webcams.get_item", {"name": "top"}))["webcam"] == changed
+            await later.close_clients()
+        finally:
+            await again.stop()
+
+
+async def test_what_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webcam, "MAX_WEBCAMS", 2)
+    async with running(CONFIG) as served:
+        client = await served.client()
+        uid = (await post(client, name="bed", stream_url="http://cam/1"))["uid"]
+        for params in (
+            {"name": "door", "stream_url": "http://cam"},  # it is the configuration's
+            {"uid": uid, "name": "door"},
+            {"name": "", "stream_url": "http://cam"},
+            {"name": "x" * 3000, "stream_url": "http://cam"},
+            {"uid": uid, "stream_url": ""},
+            {"uid": uid, "target_fps": 0},
+            {"uid": uid, "rotation": 91},
+            {"uid": uid, "extra_data": "text"},
+            {"name": "third", "stream_url": "http://cam"},  # there is no room
+        ):
+            assert await refused(client, "post_item", **params) == 400, params
+        assert await refused(client, "post_item", uid="unknown", name="x", stream_url="y") == -32601
+        assert await refused(client, "get_item") == 400
+        assert await refused(client, "delete_item", name="door") == 400
+        assert await names(client) == ["door", "bed"]
+
+
+async def test_cameras_of_old_front_ends() -> None:
+    async with running() as served:
+        space = served.server._database.namespace("webcams")
+        old = {"name": "old", "service": "uv4l", "urlStream": "/s", "flipX": True, "targetFps": 20, "rotation": "x"}
+        await space.save_all({"1": old, "2": {"no": "name"}, "3": "text"})
+        await served.server.stop()
+        options = make_options(served.data_path)
+        again = Server(options, load(options.config_file, options.data_path))
+        await again.start()
+        try:
+            later = Running(again, served.klippy, served.port, served.data_path)
+            client = await later.client()
+            (found,) = (await client.call("server.webcams.list"))["webcams"]
+            assert (found["name"], found["stream_url"], found["flip_horizontal"]) == ("old", "/s", True)
+            assert (found["target_fps"], found["rotation"], found["uid"]) == (20, 0, "1")
+            await later.close_clients()
+        finally:
+            await again.stop()
+
+
+async def test_whether_a_camera_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webcam, "TEST_TIMEOUT_S", 0.3)
+    async with running() as served, peer() as cam:
+        client = await served.client()
+        monkeypatch.setattr(webcam, "LOCAL_SERVER", cam.url)
+        cam.put("/endless", b"x" * 5_000_000)
+        cam.put("/moved", status="302 Found", headers=f"Location: {cam.url}/secret\r\n")
+        cam.put("/broken", status="500 Oops")
+        cam.answers["/silent"] = None
+        cam.answers["/garbage"] = b"\0\xff\r\n\r\n"
+        cases = {
+            "/endless": True,
+            f"{cam.url}/endless": True,
+            "/moved": True,  # something answers; what it leads to is not asked
+            "/broken": False,
+            "/silent": False,
+            "/garbage": False,
+            "/none": False,
+            f"http://127.0.0.1:{free_port()}/": False,
+            "file:///etc/passwd": False,
+            "ftp://127.0.0.1/": False,
+            "http://[": False,
+        }
+        for number, (url, expected) in enumerate(cases.items()):
+            await post(client, name=f"cam{number}", stream_url=url, snapshot_url=url)
+            found = await client.call("server.webcams.test", {"name": f"cam{number}"})
+            assert (found["stream_reachable"], found["snapshot_reachable"]) == (expected, expected), url
+        assert "/secret" not in cam.asked
+
+
+async def test_slow_cameras_hold_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webcam, "TEST_TIMEOUT_S", 0.3)
+    async with running() as served, peer() as cam:
+        client, other = await served.clients(2)
+        cam.answers["/silent"] = None
+        await post(client, name="slow", stream_url=f"{cam.url}/silent", snapshot_url=f"{cam.url}/silent")
+        waiting = [await client.start_call("server.webcams.test", {"name": "slow"}) for _ in range(3)]
+        async with asyncio.timeout(1):
+            for _ in range(10):
+                await other.call("server.info")
+        for future in waiting:
+            assert (await future)["stream_reachable"] is False
