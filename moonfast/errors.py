@@ -84,12 +84,15 @@ class BadRequest(ApiError):
 
 
 class Unauthorized(ApiError):
-    """Refused for want of rights. Clients know the message; `reason` says in a sentence what is missing."""
+    """Refused for want of rights. Clients know the message; `remedy` says in a sentence what is missing, `reason` in a
+    word for programs.
+    """
 
     status = 401
 
-    def __init__(self, reason: str) -> None:
-        super().__init__("Unauthorized", data={"reason": reason})
+    def __init__(self, remedy: str, reason: str = "login_required") -> None:
+        super().__init__("Unauthorized", data={"reason": reason, "remedy": remedy})
+        self.remedy, self.reason = remedy, reason
 
 
 class Forbidden(ApiError):

@@ -18,7 +18,9 @@ from typing import Any
 
 from moonfast import log as logs
 from moonfast.access.cors import OriginRule
+from moonfast.access.gate import Gate
 from moonfast.access.trusted import TrustedClients
+from moonfast.access.users import Users
 from moonfast.api.invoke import Invoker
 from moonfast.api.reference_api import ReferenceApi
 from moonfast.api.table import EndpointTable
@@ -92,6 +94,10 @@ class Server:
         self._gcode_store = GcodeStore(store.gcode_store_size)
         self._temperatures = TemperatureStore(store.temperature_store_size, self.status.table.field)
         self.job = Job(self.status.table)
+        self._database = Database(Path(options.data_path) / "database")
+        users = Users(self._database)
+        self._gate = Gate(self._trusted, users, force_logins=access.force_logins, uses_api_key=access.enable_api_key)
+        self._gate.on_change = lambda: self.hub.assess(self._gate.assess)
         self.klippy = Klippy(
             klippy_path or self._settings.klippy_uds_address,
             status=self.status,
@@ -111,12 +117,14 @@ class Server:
         self.hub.on_closed.append(self.klippy.subscriptions.forget)
 
         self.components = Components(config, self.hub.emit)
-        self._database = Database(Path(options.data_path) / "database")
         parts: dict[type, object] = {
             Options: options,
             Restart: Restart(restart),
             Config: config,
             Database: self._database,
+            TrustedClients: self._trusted,
+            Users: users,
+            Gate: self._gate,
             Klippy: self.klippy,
             Job: self.job,
         }
@@ -128,11 +136,13 @@ class Server:
             invoker=self._invoker,
             origins=self._origins,
             trusted=self._trusted,
+            gate=self._gate,
             pump=self.hub.pump,
             websockets={
                 "/websocket": lambda upgrade: RpcWebSocket(self.hub, self.rpc, upgrade.call),
                 "/klippysocket": lambda upgrade: KlippyBridge(self.hub, self.klippy.path),
             },
+            open_sockets=("/websocket",),
             pages=load_pages(),
             has_room=self.hub.has_room,
             refuse_unknown=self.klippy.refuse_unknown,
@@ -162,7 +172,7 @@ class Server:
         rollovers = {"moonraker": log_rollover or _no_log, "klipper": _no_klipper_rollover}
         for owner in (
             ServerApi(facts, restart, rollovers),
-            ConnectionApi(self.hub, self.klippy.methods.register, self.klippy.methods.remove),
+            ConnectionApi(self.hub, self._gate, self.klippy.methods.register, self.klippy.methods.remove),
             PrinterApi(self.klippy, self.hub.find, self._gcode_store.add_command),
             JsonRpcOverHttp(self.rpc),
             ReferenceApi(self.table, MOONFAST_VERSION),

@@ -7,28 +7,18 @@ an address that is trusted already.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-LOCAL_NETWORKS: tuple[Network, ...] = tuple(
-    ipaddress.ip_network(text)
-    for text in (
-        "127.0.0.0/8",  # loopback, RFC 1122 section 3.2.1.3
-        "10.0.0.0/8",  # private, RFC 1918
-        "172.16.0.0/12",
-        "192.168.0.0/16",
-        "169.254.0.0/16",  # link-local, RFC 3927
-        "::1/128",  # loopback, RFC 4291 section 2.5.3
-        "fc00::/7",  # unique local, RFC 4193
-        "fe80::/10",  # link-local, RFC 4291 section 2.5.6
-    )
-)
 MAX_HOPS = 20
 """Proxies looked at behind one another; a longer X-Forwarded-For is nobody's."""
 MAX_REMEMBERED = 1024
 """Addresses whose answer is kept; then all are forgotten and looked up again."""
+
+_NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?")
 
 _ADDRESS_REFUSED = (
     "{} is not a trusted address: add it, or its network, to trusted_clients in the section [authorization]"
@@ -60,31 +50,49 @@ def read_address(text: str) -> Address | None:
 
 
 class TrustedClients:
-    """Says whether an address is served: one that `trusted_clients` names, or one of the own network.
+    """Says whether an address is served: one that `trusted_clients` names.
 
-    An entry is an address or a network, which may be written with any address in it: 192.168.1.5/24. Entries that
-    cannot be used are in `warnings`, each as a sentence for the user.
+    An entry is an address, a network, which may be written with any address in it, 192.168.1.5/24, or the name of a
+    machine: it stands for the addresses that `resolved` was last told. Entries that cannot be used are in `warnings`,
+    each as a sentence for the user.
     """
 
     def __init__(self, trusted_clients: Iterable[str] = ()) -> None:
         self.warnings: list[str] = []
         self._named: list[Network] = []
+        self._of_names: dict[str, frozenset[Address]] = {}
         for entry in trusted_clients:
             try:
                 self._named.append(ipaddress.ip_network(entry.strip(), strict=False))
             except ValueError:
-                self.warnings.append(
-                    f"[authorization] trusted_clients: '{entry}' is neither an address nor a network; names are not "
-                    "supported by this version yet. Write its address."
-                )
+                if _NAME.fullmatch(entry.strip()):
+                    self._of_names[entry.strip().lower()] = frozenset()
+                else:
+                    self.warnings.append(
+                        f"[authorization] trusted_clients: '{entry}' is neither an address, a network nor a name. "
+                        "Write for instance 192.168.1.0/24."
+                    )
         self._remembered: dict[str, str | None] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """The names of machines among the entries, whose addresses somebody has to find."""
+        return list(self._of_names)
+
+    def resolved(self, name: str, addresses: Iterable[str]) -> bool:
+        """Take the present addresses of a name; whether they are other ones than before."""
+        found = frozenset(address for text in addresses if (address := read_address(text)) is not None)
+        if found == self._of_names[name]:
+            return False
+        self._of_names[name] = found
+        self._remembered.clear()
+        return True
 
     def is_named(self, address: Address) -> bool:
         """Whether the configuration names this address, or its network."""
-        return any(address in network for network in self._named)
-
-    def is_served(self, address: Address) -> bool:
-        return any(address in network for network in LOCAL_NETWORKS) or self.is_named(address)
+        if any(address in network for network in self._named):
+            return True
+        return any(address in found for found in self._of_names.values())
 
     def serves(self, text: str) -> bool:
         """The same of an address as text; a text that is no address is not served."""
@@ -100,7 +108,7 @@ class TrustedClients:
         if read is None:
             reason: str | None = _FORWARDED_REFUSED
         else:
-            reason = None if self.is_served(read) else _ADDRESS_REFUSED.format(read)
+            reason = None if self.is_named(read) else _ADDRESS_REFUSED.format(read)
         if len(self._remembered) >= MAX_REMEMBERED:
             self._remembered.clear()
         self._remembered[address] = reason
@@ -124,6 +132,6 @@ class TrustedClients:
             if address is None:
                 return hop.strip() or "an empty forwarding header"
             client = str(address)
-            if not self.is_served(address):
+            if not self.is_named(address):
                 break
         return client

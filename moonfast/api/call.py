@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from moonfast.errors import Unauthorized
 from moonfast.vocab import Transport, Verb
 
 
@@ -42,13 +43,28 @@ class FileAnswer:
 
 
 class Call:
-    """One request, or, on a lasting connection, all of them: nothing in it changes from one to the next.
+    """One request, or, on a lasting connection, all of them: only what the caller may changes from one to the next.
 
     `connection` is None over plain HTTP. `address` is the client's IP address, None on the Unix socket.
-    `verb` is that of an HTTP request; over JSON-RPC it is that of the endpoint called.
+    `verb` is that of an HTTP request; over JSON-RPC it is that of the endpoint called. `user` is the name of the
+    account that the caller has logged in to, `proof` what was shown for it, or an API key: only `access` looks into it.
+    `refusal` says why this caller may use only what is open to anyone; None: may use all.
     """
 
-    __slots__ = ("address", "connection", "host", "is_authorized", "is_secure", "refusal", "transport", "verb", "ways")
+    __slots__ = (
+        "address",
+        "connection",
+        "host",
+        "is_authorized",
+        "is_secure",
+        "proof",
+        "reason",
+        "refusal",
+        "transport",
+        "user",
+        "verb",
+        "ways",
+    )
 
     def __init__(
         self,
@@ -60,12 +76,28 @@ class Call:
         host: str = "",
         is_secure: bool = False,
         refusal: str | None = None,
+        reason: str = "login_required",
+        user: str | None = None,
+        proof: object = None,
     ) -> None:
         self.transport, self.address, self.connection, self.verb = transport, address, connection, verb
         self.ways = transport.value  # a plain number: operators of Flag cost more than the rest of the check
         self.host, self.is_secure = host, is_secure  # of the HTTP request, for links
-        self.refusal = refusal  # why this caller may use only what is open to anyone; None: may use all
+        self.refusal, self.reason = refusal, reason
+        self.user, self.proof = user, proof
         self.is_authorized = refusal is None
+
+    def grant(self, user: str | None, proof: object) -> None:
+        """The caller has shown who it is."""
+        self.user, self.proof, self.refusal, self.is_authorized = user, proof, None, True
+
+    def withdraw(self, refusal: str | None) -> None:
+        """What was shown counts no more."""
+        self.user, self.proof, self.refusal, self.is_authorized = None, None, refusal, refusal is None
+
+    def refused(self) -> Unauthorized:
+        """The answer to a caller that is not authorized."""
+        return Unauthorized(self.refusal or "log in first", self.reason)
 
 
 INTERNAL = Call(Transport.INTERNAL)

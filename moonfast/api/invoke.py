@@ -16,7 +16,7 @@ from moonfast.api.call import Call
 from moonfast.api.endpoint import Endpoint
 from moonfast.api.later import Done, Later
 from moonfast.api.params import Arguments
-from moonfast.errors import ApiError, InternalError, Unauthorized
+from moonfast.errors import ApiError, InternalError
 from moonfast.vocab import Access
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class Invoker:
     def invoke(self, endpoint: Endpoint, call: Call, arguments: Arguments, done: Done) -> None:
         """Check the caller's rights and the arguments, run the handler. `done` may be called before this returns."""
         if not call.is_authorized and endpoint.access is not Access.OPEN:
-            done(None, Unauthorized(call.refusal or "log in first"))
+            done(None, call.refused())
             return
         try:
             if endpoint.parameters:

@@ -17,13 +17,14 @@ import os
 import re
 import ssl
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 import httptools
 
 from moonfast.access.cors import OriginRule
+from moonfast.access.gate import CREDENTIALS, Gate
 from moonfast.access.trusted import TrustedClients, read_address
 from moonfast.api.call import Call, FileAnswer, HttpAnswer
 from moonfast.api.endpoint import Endpoint
@@ -40,7 +41,6 @@ from moonfast.errors import (
     MethodNotAllowed,
     NotFound,
     PayloadTooLarge,
-    Unauthorized,
     Unavailable,
     UriTooLong,
 )
@@ -110,7 +110,7 @@ _LISTS = (
     "x-forwarded-proto",
     "x-scheme",
 )
-WANTED = {name.encode(): name for name in (*_ONCE, *_LISTS)}
+WANTED = {name.encode(): name for name in (*_ONCE, *sorted(CREDENTIALS), *_LISTS)}
 """The headers that are looked at; all others are passed over unread."""
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+,;=-]*)(:[0-9]{0,5})?")
@@ -167,7 +167,8 @@ class _Request:
 class Site:
     """All HTTP of one server: what its connections share. The listening socket is the owner's.
 
-    `pages` are documents by path, `websockets` the makers of protocols by path: they may raise an ApiError.
+    `pages` are documents by path, `websockets` the makers of protocols by path: they may raise an ApiError. Those in
+    `open_sockets` check by themselves what their client may do.
     `has_room` says whether one more WebSocket may open. `refuse_unknown` may give a better error than "not found" for a
     path that is not there: while Klippy is away its endpoints are not.
     """
@@ -178,10 +179,12 @@ class Site:
         invoker: Invoker,
         origins: OriginRule,
         trusted: TrustedClients,
+        gate: Gate,
         pump: fanout.Pump,
         *,
         prefix: str = "",
         websockets: Mapping[str, Callable[[Upgrade], asyncio.Protocol]] | None = None,
+        open_sockets: Iterable[str] = (),
         pages: Mapping[str, HttpAnswer] | None = None,
         has_room: Callable[[], bool] = lambda: True,
         refuse_unknown: Callable[[str], ApiError | None] = lambda path: None,
@@ -189,8 +192,9 @@ class Site:
         limits: Limits | None = None,
     ) -> None:
         self.router = Router(table, prefix)
-        self.invoker, self.origins, self.trusted, self.pump = invoker, origins, trusted, pump
+        self.invoker, self.origins, self.trusted, self.gate, self.pump = invoker, origins, trusted, gate, pump
         self.websockets = dict(websockets or {})
+        self.open_sockets = frozenset(open_sockets)
         self.pages = {path: response.Page(answer) for path, answer in (pages or {}).items()}
         self.has_room, self.use_xheaders, self._refuse_unknown = has_room, use_xheaders, refuse_unknown
         self.limits = limits or Limits()
@@ -599,7 +603,7 @@ class HttpConnection(asyncio.Protocol):
             request.is_kept_alive = False
             raise BadRequest("The request target must be a path")
         encoded, request.query = target
-        call = request.call = self._call_for(headers, _VERBS.get(method))
+        call = request.call = self._call_for(headers, _VERBS.get(method), request.query)
         origin = headers.get("origin")
         is_foreign = origin is not None and not site.origins.allows(origin, call.host)
         if origin is not None:
@@ -628,7 +632,7 @@ class HttpConnection(asyncio.Protocol):
         ):
             raise Forbidden("Another site's page must not use this: Klippy's own endpoints can move the printer")
         if not call.is_authorized and endpoint.access is not Access.OPEN:
-            raise Unauthorized(call.refusal or "log in first")
+            raise call.refused()
         request.endpoint = endpoint
 
     def _check_framing(self, request: _Request, version: str) -> None:
@@ -646,12 +650,13 @@ class HttpConnection(asyncio.Protocol):
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise response.UnsupportedMediaType("Compressed bodies are not read: send it without Content-Encoding")
 
-    def _call_for(self, headers: dict[str, str], verb: Verb | None) -> Call:
+    def _call_for(self, headers: dict[str, str], verb: Verb | None, query: str) -> Call:
         """Who asks. Most connections ask always the same."""
-        host = headers.get("host", "")
+        host, epoch = headers.get("host", ""), self._site.gate.epoch
         is_forwarded = self._site.use_xheaders and not _FORWARDING.isdisjoint(headers)
-        key = (verb, host, *map(headers.get, _FORWARDING)) if is_forwarded else (verb, host)
-        if key == self._call_key and self._call is not None:
+        key = (verb, host, epoch, *map(headers.get, _FORWARDING)) if is_forwarded else (verb, host, epoch)
+        shows_proof = not CREDENTIALS.isdisjoint(headers) or "token=" in query
+        if key == self._call_key and self._call is not None and not shows_proof:
             return self._call
         site, address, is_secure = self._site, self._peer, self._is_encrypted
         if is_forwarded:
@@ -659,16 +664,19 @@ class HttpConnection(asyncio.Protocol):
             scheme = headers.get("x-forwarded-proto") or headers.get("x-scheme")
             if scheme is not None and site.trusted.serves(self._peer):
                 is_secure = scheme.rpartition(",")[2].strip().lower() == "https"
-        self._call_key = key
-        self._call = Call(
+        call = Call(
             Transport.HTTP,
             address=address,
             verb=verb,
             host=host,
             is_secure=is_secure,
-            refusal=site.trusted.refusal(address),
+            refusal=site.gate.refusal(address),
         )
-        return self._call
+        if shows_proof:
+            site.gate.examine(call, headers, query)
+        else:
+            self._call_key, self._call = key, call
+        return call
 
     def _options(self, path: str | None, headers: dict[str, str], is_own_page: bool) -> HttpAnswer:
         """What may be done: asked by a browser for a page of another site (Fetch standard), or by anyone."""
@@ -699,8 +707,9 @@ class HttpConnection(asyncio.Protocol):
         assert call is not None
         factory = None if path is None else site.websockets.get(path)
         page = None if path is None else site.pages.get(path)
-        if not call.is_authorized:
-            raise Unauthorized(call.refusal or "log in first")
+        # a WebSocket may open without a login, and log in then; but not with a credential that is wrong
+        if not call.is_authorized and (path not in site.open_sockets or call.reason != "login_required"):
+            raise call.refused()
         if factory is None and page is None:
             raise site.unknown(encoded if path is None else path)
         if method not in ("GET", "HEAD"):
@@ -840,6 +849,8 @@ class HttpConnection(asyncio.Protocol):
                 host=call.host,
                 is_secure=call.is_secure,
                 refusal=call.refusal,
+                user=call.user,
+                proof=call.proof,
             )
             self._successor = request.factory(Upgrade(request.path, own))
         except ApiError as exc:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any, Protocol
 
+from moonfast.api.call import Call
 from moonfast.api.endpoint import Notification
 from moonfast.codec import encode
 from moonfast.rpc.jsonrpc import encode_request
@@ -51,6 +52,7 @@ class Hub:
         self._loop = loop
         self._timed: set[Timed] = set()
         self._by_framing: dict[Callable[[bytes], bytes], list[fanout.Outbox]] = {}
+        self._included: set[int] = set()  # uids of those that get notifications
         self._timer: asyncio.TimerHandle | None = None
         self._is_stopping = False
         self._emptied: asyncio.Event | None = None
@@ -84,19 +86,38 @@ class Hub:
         """Take in a connection: from now on it gets notifications, if it may."""
         self.connections[connection.uid] = connection
         if connection.call.is_authorized:
-            self._by_framing.setdefault(connection.framing, []).append(connection.outbox)
+            self._include(connection)
         for opened in self.on_opened:
             opened(connection)
 
     def leave(self, connection: Connection) -> None:
         """Forget a connection whose transport is gone."""
         del self.connections[connection.uid]
-        outboxes = self._by_framing.get(connection.framing, [])
-        if connection.outbox in outboxes:
-            outboxes.remove(connection.outbox)
+        self._exclude(connection)
         connection.closed()
         for closed in self.on_closed:
             closed(connection)
+
+    def assess(self, look: Callable[[Call], None]) -> None:
+        """Have looked again what each connection may; one that may nothing any more stays open, and is told nothing."""
+        for connection in list(self.connections.values()):
+            look(connection.call)
+            is_included = connection.uid in self._included
+            if connection.call.is_authorized and not is_included:
+                self._include(connection)
+            elif is_included and not connection.call.is_authorized:
+                self._exclude(connection)
+                for closed in self.on_closed:
+                    closed(connection)
+
+    def _include(self, connection: Connection) -> None:
+        self._included.add(connection.uid)
+        self._by_framing.setdefault(connection.framing, []).append(connection.outbox)
+
+    def _exclude(self, connection: Connection) -> None:
+        if connection.uid in self._included:
+            self._included.discard(connection.uid)
+            self._by_framing[connection.framing].remove(connection.outbox)
 
     def drained(self, connection: Connection) -> None:
         """The connection has caught up with its queue: it may have missed status updates meanwhile."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, TypedDict
 
+from moonfast.access.gate import Gate
 from moonfast.api.call import Call
 from moonfast.api.endpoint import endpoint, notification, rpc_method
 from moonfast.api.later import Later
-from moonfast.errors import BadRequest
+from moonfast.errors import BadRequest, Unauthorized
 from moonfast.transports.connection import Connection, Identity
 from moonfast.transports.hub import Hub
-from moonfast.vocab import GET, POST
+from moonfast.vocab import GET, POST, Access
 
 CLIENT_TYPES = ("web", "mobile", "desktop", "display", "bot", "agent", "other")
 RESERVED_EVENTS = ("connected", "disconnected")
@@ -57,9 +58,14 @@ class ConnectionApi:
     """Endpoints about connections. `register_method` and `remove_method` tell Klippy's side about remote methods."""
 
     def __init__(
-        self, hub: Hub, register_method: Callable[[str, RemoteMethod], None], remove_method: Callable[[str], None]
+        self,
+        hub: Hub,
+        gate: Gate,
+        register_method: Callable[[str, RemoteMethod], None],
+        remove_method: Callable[[str], None],
     ) -> None:
-        self._hub, self._register_method, self._remove_method = hub, register_method, remove_method
+        self._hub, self._gate = hub, gate
+        self._register_method, self._remove_method = register_method, remove_method
         self._agents: dict[str, Connection] = {}
         hub.on_closed.append(self._closed)
 
@@ -68,7 +74,7 @@ class ConnectionApi:
         """Return the id of this connection. Deprecated: `server.connection.identify` returns it, too."""
         return {"websocket_id": self._connection(call).uid}
 
-    @rpc_method("server.connection.identify")
+    @rpc_method("server.connection.identify", access=Access.OPEN)
     def identify(
         self,
         call: Call,
@@ -82,10 +88,14 @@ class ConnectionApi:
         """Tell the server who the client is; once for each connection.
 
         `type` is one of web, mobile, desktop, display, bot, agent, other. An agent can register remote methods and send
-        events; its `client_name` must be unique. Error 400: the connection has identified itself before, or the type is
-        unknown, or an agent of this name is connected.
+        events; its `client_name` must be unique. With an `access_token` or `api_key` the connection is that of this
+        user from then on; an empty one is none. Error 400: the connection has identified itself before, or the type is
+        unknown, or an agent of this name is connected; 401: the credential is not valid.
         """
         connection = self._connection(call)
+        self._admit(call, (access_token or "").strip(), (api_key or "").strip())
+        if not call.is_authorized:
+            raise call.refused()
         if connection.identity is not None:
             raise BadRequest(f"Connection already identified: {connection.identity.name}")
         if type not in CLIENT_TYPES:
@@ -99,6 +109,16 @@ class ConnectionApi:
         if type == "agent":
             self._event(connection, "connected", _described(identity))
         return {"connection_id": connection.uid}
+
+    def _admit(self, call: Call, token: str, key: str) -> None:
+        if not token and not key:
+            return
+        try:
+            proof = self._gate.by_token(token) if token else self._gate.by_key(key)
+        except Unauthorized:
+            self._gate.expel(call)
+            raise
+        self._gate.admit(call, proof)
 
     @rpc_method("connection.register_remote_method")
     def register_remote_method(self, call: Call, method_name: str) -> Literal["ok"]:
@@ -167,6 +187,7 @@ class ConnectionApi:
     def _closed(self, connection: Connection) -> None:
         for name in connection.remote_methods:
             self._remove_method(name)
+        connection.remote_methods.clear()
         identity = connection.identity
         if identity is not None and self._agents.get(identity.name) is connection:
             del self._agents[identity.name]

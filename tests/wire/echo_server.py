@@ -12,12 +12,16 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from moonfast.access.cors import OriginRule
+from moonfast.access.gate import Gate
 from moonfast.access.trusted import TrustedClients
+from moonfast.access.users import Users
 from moonfast.api.invoke import Invoker
 from moonfast.api.table import EndpointTable
 from moonfast.speedups import wsframe
+from moonfast.storage.database import Database
 from moonfast.transports.http import HttpConnection, Site
 from moonfast.transports.hub import Hub
 from moonfast.transports.websocket import WebSocket
@@ -40,12 +44,13 @@ async def echoing(port: int = 0) -> AsyncIterator[int]:
     hub = Hub(MAX_CONNECTIONS)
     table = EndpointTable()
     table.complete()
-    trusted = TrustedClients([])
+    trusted = TrustedClients(["127.0.0.0/8", "::1"])
     site = Site(
         table=table,
         invoker=Invoker(),
         origins=OriginRule([], trusted, []),
         trusted=trusted,
+        gate=Gate(trusted, Users(Database(Path("/nowhere")))),
         pump=hub.pump,
         websockets={"/": lambda upgrade: EchoSocket(hub)},
         pages={},

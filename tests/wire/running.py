@@ -24,6 +24,8 @@ from moonfast.vocab import KlippyState
 from tests.wire.fake_klippy import ETX, FakeKlippy
 from tests.wire.raw import WAIT_S, RawSocket, open_raw
 
+TRUSTED = "[authorization]\ntrusted_clients:\n    127.0.0.0/8\n    ::1\n\n"
+
 
 async def until(condition: Callable[[], object]) -> None:
     """Wait until something holds."""
@@ -238,7 +240,8 @@ def make_data_folder(config_text: str = "", port: int | None = None) -> str:
 def write_config(data_path: str, port: int, text: str = "") -> None:
     with open(os.path.join(data_path, "config", "moonraker.conf"), "w") as stream:
         stream.write(
-            f"[server]\nhost: 127.0.0.1\nport: {port}\nklippy_uds_address: {klippy_path(data_path)}\n\n{text}\n"
+            f"[server]\nhost: 127.0.0.1\nport: {port}\nklippy_uds_address: {klippy_path(data_path)}\n\n"
+            f"{'' if '[authorization]' in text else TRUSTED}{text}\n"
         )
 
 

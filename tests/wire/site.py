@@ -7,10 +7,13 @@ import contextlib
 import json
 import ssl
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any, Literal
 
 from moonfast.access.cors import OriginRule
+from moonfast.access.gate import Gate
 from moonfast.access.trusted import TrustedClients
+from moonfast.access.users import Users
 from moonfast.api.call import Call, HttpAnswer
 from moonfast.api.endpoint import Endpoint, endpoint
 from moonfast.api.invoke import Invoker
@@ -20,6 +23,7 @@ from moonfast.api.table import EndpointTable
 from moonfast.codec import Raw
 from moonfast.errors import ApiError, BadRequest, KlippyDisconnected
 from moonfast.speedups import fanout
+from moonfast.storage.database import Database
 from moonfast.transports.http import HttpConnection, Limits, Site
 from moonfast.transports.upgrade import Upgrade
 from moonfast.vocab import DELETE, GET, POST, Access, Transport
@@ -213,6 +217,7 @@ def new_site(
         invoker=Invoker(),
         origins=OriginRule(cors_domains, trusted),
         trusted=trusted,
+        gate=Gate(trusted, Users(Database(Path("/nowhere")))),
         pump=fanout.Pump(asyncio.get_running_loop().call_soon),
         websockets={"/websocket": EchoSocket},
         pages={"/": HttpAnswer(b"<p>hello", content_type="text/html; charset=utf-8")},

@@ -251,14 +251,14 @@ async def test_klippys_own_endpoints_refuse_strangers() -> None:
 
 
 async def test_untrusted_addresses() -> None:
-    async with serving() as served:
+    async with serving(trusted_clients=("127.0.0.1", "192.168.0.0/16")) as served:
         client = await served.client()
         stranger = "X-Forwarded-For: 203.0.113.9\r\n"
         for target in ("/who", "/nothing", "/", "/websocket", "/printer/move"):
             answer = await client.get(target, stranger)
             assert answer.status == 401, target
             assert answer.json["error"]["message"] == "Unauthorized"
-            assert "203.0.113.9" in answer.json["error"]["data"]["reason"]
+            assert "203.0.113.9" in answer.json["error"]["data"]["remedy"]
         assert (await client.get("/open", stranger)).json == {"result": "ok"}
         assert (await client.get("/who", stranger, "OPTIONS")).status == 204
         answer = await client.get("/who", "X-Forwarded-For: 203.0.113.9, 192.168.1.7\r\nX-Forwarded-Proto: https\r\n")

@@ -11,7 +11,7 @@ from moonfast.vocab import Transport
 from tests.wire.site import KEY, UPGRADE, EchoSocket, serving
 from tests.wire.test_http import until
 
-REQUEST = f"GET /websocket?token=abc HTTP/1.1\r\nHost: x:7125\r\n{UPGRADE}\r\n"
+REQUEST = f"GET /websocket?name=abc HTTP/1.1\r\nHost: x:7125\r\n{UPGRADE}\r\n"
 
 
 async def test_upgrade() -> None:

@@ -14,6 +14,16 @@ ADDRESSES = st.ip_addresses().map(str)
 LOCAL = st.sampled_from(
     ["127.0.0.1", "::1", "10.1.2.3", "172.31.0.9", "192.168.7.8", "fd00::1", "fe80::1", "169.254.1.1"]
 )
+NETWORKS = [
+    "127.0.0.0/8",
+    "::1",
+    "10.0.0.0/8",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "fc00::/7",
+    "fe80::/10",
+    "169.254.0.0/16",
+]
 STRANGERS = ["203.0.113.7", "8.8.8.8", "2001:db8::1", "172.32.0.1", "192.169.0.1", "11.0.0.1", "0.0.0.0", "100.64.0.1"]
 
 
@@ -44,13 +54,14 @@ def test_read_address_refuses(text: str) -> None:
 
 
 @given(LOCAL)
-def test_the_own_network_is_served(text: str) -> None:
-    assert TrustedClients().refusal(text) is None
+def test_only_what_is_named_is_served(text: str) -> None:
+    assert TrustedClients(NETWORKS).refusal(text) is None
+    assert TrustedClients().refusal(text) is not None
 
 
 @pytest.mark.parametrize("text", STRANGERS)
 def test_others_are_refused_and_told_what_to_do(text: str) -> None:
-    reason = TrustedClients().refusal(text)
+    reason = TrustedClients(NETWORKS).refusal(text)
     assert reason is not None
     assert text in reason
     assert "trusted_clients" in reason
@@ -65,22 +76,35 @@ def test_networks(address: ipaddress.IPv4Address, bits: int, other: ipaddress.IP
 
 
 def test_entries_that_cannot_be_used() -> None:
-    trusted = TrustedClients(["192.0.2.1", "my-pc.lan", "1.2.3.4/99"])
-    assert len(trusted.warnings) == 2
-    assert "my-pc.lan" in trusted.warnings[0]
+    trusted = TrustedClients(["192.0.2.1", "my pc", "1.2.3.4/99", "1.2.3"])
+    assert len(trusted.warnings) == 3
+    assert "my pc" in trusted.warnings[0]
     assert trusted.serves("192.0.2.1")
+
+
+def test_names_stand_for_the_addresses_they_have() -> None:
+    trusted = TrustedClients(["My-PC.lan", "192.0.2.1"])
+    assert trusted.warnings == []
+    assert trusted.names == ["my-pc.lan"]
+    assert not trusted.serves("203.0.113.7")
+    assert trusted.resolved("my-pc.lan", ["203.0.113.7", "2001:db8::1%eth0", "junk"])
+    assert trusted.serves("203.0.113.7")
+    assert trusted.serves("2001:db8::1")
+    assert not trusted.resolved("my-pc.lan", ["2001:db8::1", "203.0.113.7"])  # the same
+    assert trusted.resolved("my-pc.lan", ["203.0.113.8"])
+    assert not trusted.serves("203.0.113.7")
 
 
 @given(ADDRESSES, st.none() | st.text(), st.none() | st.text())
 def test_headers_of_a_stranger_say_nothing(peer: str, forwarded: str | None, real: str | None) -> None:
-    trusted = TrustedClients()
+    trusted = TrustedClients(NETWORKS)
     if not trusted.serves(peer):
         assert trusted.client_address(peer, forwarded, real) == peer
 
 
 @given(LOCAL, st.lists(LOCAL | ADDRESSES, min_size=1, max_size=MAX_HOPS))
 def test_the_right_most_stranger_is_the_client(peer: str, hops: list[str]) -> None:
-    trusted = TrustedClients()
+    trusted = TrustedClients(NETWORKS)
     client = trusted.client_address(peer, ", ".join(hops), None)
     strangers = [hop for hop in hops if not trusted.serves(hop)]
     expected = strangers[-1] if strangers else hops[0]
@@ -91,12 +115,12 @@ def test_the_right_most_stranger_is_the_client(peer: str, hops: list[str]) -> No
 @given(LOCAL, st.text(alphabet="0123456789abcdef:.,[]% _x"))
 def test_a_forwarded_stranger_is_never_served(peer: str, junk: str) -> None:
     """Whatever a client writes into its own header, a proxy appends the client's true address."""
-    trusted = TrustedClients()
+    trusted = TrustedClients(NETWORKS)
     assert not trusted.serves(trusted.client_address(peer, f"{junk}, 203.0.113.7", None))
 
 
 def test_real_ip_and_junk() -> None:
-    trusted = TrustedClients()
+    trusted = TrustedClients(NETWORKS)
     assert trusted.client_address("127.0.0.1", None, None) == "127.0.0.1"
     assert trusted.client_address("127.0.0.1", None, "192.168.1.9") == "192.168.1.9"
     assert trusted.client_address("127.0.0.1", "192.168.1.8", "192.168.1.9") == "192.168.1.8"
@@ -108,7 +132,7 @@ def test_real_ip_and_junk() -> None:
 
 
 def test_memory_is_bounded() -> None:
-    trusted = TrustedClients()
+    trusted = TrustedClients(NETWORKS)
     for number in range(3 * MAX_REMEMBERED):
         trusted.refusal(f"8.{number >> 16}.{number >> 8 & 255}.{number & 255}")
     assert len(trusted._remembered) <= MAX_REMEMBERED

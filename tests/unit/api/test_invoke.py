@@ -127,7 +127,7 @@ async def test_bad_arguments_and_missing_rights() -> None:
     assert outcome.error is not None
     assert outcome.error.status == 401
     assert outcome.error.message == "Unauthorized"
-    assert outcome.error.data == {"reason": "not from here"}
+    assert outcome.error.data == {"reason": "login_required", "remedy": "not from here"}
     outcome = Outcome()
     Invoker().invoke(make(wants, access=Access.OPEN), stranger, {"count": 1}, outcome)
     assert outcome.result == 1

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from moonfast.api.params import from_query
 from moonfast.errors import ApiError, BadRequest
 from moonfast.klippy import api
-from moonfast.klippy.api import quoted
+from moonfast.klippy.session import quoted
 
 from .fake import Refused, until
 from .world import world

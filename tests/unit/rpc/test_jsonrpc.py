@@ -194,7 +194,11 @@ def test_rights_and_transports() -> None:
     peer = Peer()
     stranger = Call(Transport.WEBSOCKET, refusal="log in")
     answer = peer.ask(request("thing.add", a=1), stranger)
-    assert answer["error"] == {"code": -32602, "message": "Unauthorized", "data": {"reason": "log in"}}
+    assert answer["error"] == {
+        "code": -32602,
+        "message": "Unauthorized",
+        "data": {"reason": "login_required", "remedy": "log in"},
+    }
     assert peer.ask(request("thing.open"), stranger)["result"] == "open"
     assert peer.ask(request("thing.here"))["result"] == "here"
     over_http = peer.ask(request("thing.here"), Call(Transport.HTTP))
