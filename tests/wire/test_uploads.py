@@ -549,7 +549,7 @@ async def test_nothing_is_written_to_roots_that_are_for_reading() -> None:
         assert os.listdir(Path(here.served.data_path, "logs")) == []
         here.client.send(body[2_000_000:])
         assert (await here.client.read()).status == 400
-        assert here.files() == {}
+        await until(lambda: here.files() == {})
 
 
 @pytest.mark.parametrize("start", [b"\r\n", form(file("a.gcode")), b"--b\r\n", b"--b\r\nA: "])
