@@ -12,6 +12,13 @@ log = logging.getLogger(__name__)
 Emit = Callable[[Any, Any], None]  # (notification, payload)
 
 
+class Restart:
+    """A part that components may ask for: `soon()` restarts the server once the present answer is out."""
+
+    def __init__(self, restart: Callable[[], None]) -> None:
+        self.soon = restart
+
+
 class Component:
     """Base of all components.
 

@@ -94,7 +94,7 @@ def claim(options: Options) -> DataFolder:
     try:
         for name in FOLDERS:
             _make_folder(os.path.join(path, name), f"the folder '{name}' of the data folder")
-        uuid = _read_uuid(path) or _new_uuid(path)
+        uuid = read_uuid(path) or _new_uuid(path)
         if options.config_file == os.path.join(path, "config", CONFIG_NAME):
             _write_default_config(options.config_file)
     except BaseException:
@@ -140,7 +140,7 @@ def _lock(path: str, warnings: list[str]) -> int:
     return lock
 
 
-def _read_uuid(path: str) -> str | None:
+def read_uuid(path: str) -> str | None:
     try:
         with open(os.path.join(path, UUID_FILE), "rb") as stream:
             text = stream.read(_MAX_UUID_BYTES).decode("ascii").strip()

@@ -33,7 +33,10 @@ class Entry(NamedTuple):
     always: bool = False  # runs without a section too
 
 
-COMPONENTS: tuple[Entry, ...] = (Entry("file_manager", "moonfast.files.manager:FileManager", always=True),)
+COMPONENTS: tuple[Entry, ...] = (
+    Entry("database", "moonfast.components.database:DatabaseComponent", always=True),
+    Entry("file_manager", "moonfast.files.manager:FileManager", always=True),
+)
 
 # Sections of the built-in parts: for the generated reference.
 SECTIONS: tuple[str, ...] = (

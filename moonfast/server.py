@@ -22,6 +22,7 @@ from moonfast.access.trusted import TrustedClients
 from moonfast.api.invoke import Invoker
 from moonfast.api.reference_api import ReferenceApi
 from moonfast.api.table import EndpointTable
+from moonfast.component import Restart
 from moonfast.config.load import Config, keep_backup, load
 from moonfast.config.sections import AuthorizationConfig, DataStoreConfig, ServerConfig
 from moonfast.config.source import render
@@ -40,6 +41,7 @@ from moonfast.state.gcode_store import GcodeStore
 from moonfast.state.job import Job
 from moonfast.state.status import Status
 from moonfast.state.temperature_store import TemperatureStore
+from moonfast.storage.backups import Backups
 from moonfast.storage.database import Database
 from moonfast.transports.http import HttpConnection, Site
 from moonfast.transports.hub import Hub
@@ -110,8 +112,16 @@ class Server:
         self.hub.on_closed.append(self.klippy.subscriptions.forget)
 
         self.components = Components(config, self.hub.emit)
-        self._database = Database(Path(options.data_path) / "database")
-        parts: dict[type, object] = {Options: options, Database: self._database, Klippy: self.klippy, Job: self.job}
+        self._backups = Backups(Path(options.data_path))
+        self._database = self._backups.database
+        parts: dict[type, object] = {
+            Options: options,
+            Database: self._database,
+            Backups: self._backups,
+            Klippy: self.klippy,
+            Job: self.job,
+            Restart: Restart(restart),
+        }
         self.components.build(parts)
         self._files = self.components.find(FileManager)
         self._collect_endpoints(restart, log_rollover)
@@ -144,7 +154,11 @@ class Server:
             websocket_count=lambda: self.hub.websocket_count,
             components=lambda: [*BUILT_IN, *self.components.running()],
             failed_components=lambda: self.components.failed,
-            warnings=lambda: [*self._warnings, *(self._files.warnings if self._files is not None else ())],
+            warnings=lambda: [
+                *self._warnings,
+                *self._backups.warnings,
+                *(self._files.warnings if self._files is not None else ()),
+            ],
             directories=lambda: self._files.roots.names() if self._files is not None else [],
             config_view=self._config.view,
         )
@@ -171,7 +185,7 @@ class Server:
         """Serve. StartError: a port, a socket or a certificate cannot be used; nothing is left open then."""
         self._warnings += self._config.all_warnings(self.components.names())
         try:
-            await self._database.start()
+            await self._backups.start()
             await self.components.start()
             await self._unix.start()
             await self._listen()
@@ -237,7 +251,6 @@ BUILT_IN = (
     "data_store",
     "job_state",
     "extensions",
-    "database",
 )
 """What every server has, by the names that clients look for."""
 

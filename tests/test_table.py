@@ -50,6 +50,7 @@ def test_names_lead_back_to_paths(endpoints: list[Endpoint]) -> None:
 def test_what_changes_something_does_not_answer_get(endpoints: list[Endpoint]) -> None:
     reading = {"/printer/objects/query", "/server/redirect", "/server/openapi.json", "/server/asyncapi.json"}
     reading |= {"/server/files/directory", "/server/files/metadata", "/server/files/{root}/{path}"}
+    reading |= {"/server/database/item"}
     words = ("list", "info", "help", "status", "store", "config", "roots", "thumbnails", ".log")
     for endpoint in endpoints:
         if endpoint.path is not None and Verb.GET in endpoint.verb:
