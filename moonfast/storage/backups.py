@@ -61,7 +61,7 @@ class Backups:
 
     def names(self) -> list[str]:
         """The files in the folder, in order."""
-        with suppress(FileNotFoundError), os.scandir(self.folder) as entries:
+        with suppress(OSError), os.scandir(self.folder) as entries:
             return sorted(item.name for item in entries if _is_name(item.name) and item.is_file())
         return []
 
@@ -207,13 +207,12 @@ def _is_name(name: str) -> bool:
 
 def _new_name(start: str, names: list[str]) -> str:
     """A name that says when, and comes behind those of older backups."""
-    name = f"{start}{time.strftime('%Y%m%d-%H%M%S')}"
-    number = next(number for number in range(MAX_BACKUPS + 1) if f"{name}{_suffix(number)}.db" not in names)
-    return f"{name}{_suffix(number)}.db"
-
-
-def _suffix(number: int) -> str:
-    return f"_{number:03}" if number else ""
+    start += time.strftime("%Y%m%d-%H%M%S")
+    same_second = [name for name in names if name.startswith(start)]
+    if not same_second:
+        return f"{start}.db"
+    number = same_second[-1].removeprefix(start).removesuffix(".db").removeprefix("_")
+    return f"{start}_{int(number) + 1 if number.isdecimal() else 1:03}.db"
 
 
 class _writable:
