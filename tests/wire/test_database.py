@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import random
-import time
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +100,6 @@ async def test_backup_and_restore() -> None:
         await client.call("server.database.post_item", {**item, "value": 2})
         sizes = await client.call("server.database.compact")
         assert sizes["new_size"] <= sizes["previous_size"]
-        status, answer = await served.http("GET", "/server/files/list?root=backup")
-        assert status == 400 or answer["result"] == []  # hashes of passwords are in there
         assert not restarted.is_set()
         result = await client.call("server.database.restore", {"filename": "mine.db"})
         assert "n" in result["restored_namespaces"]
@@ -199,8 +196,7 @@ async def check_posts(port: int, posters: list[Poster]) -> None:
         poster.sent = poster.acknowledged = number
 
 
-@pytest.mark.parametrize("count", [3])
-async def test_a_day_passes(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_days_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first backup comes a while after the start, then one when the newest is a day old."""
     from moonfast.components import database as module
 
@@ -208,7 +204,6 @@ async def test_a_day_passes(count: int, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("moonfast.storage.backups.AUTOMATIC_PERIOD_S", 0.1)
     async with running() as served:
         async with asyncio.timeout(10):
-            while len(served.server._backups.names()) < count:
+            while len(served.server._backups.names()) < 3:
                 await asyncio.sleep(0.02)
-        assert time.time() > 0
         assert all(name.startswith(AUTOMATIC) for name in served.server._backups.names())
