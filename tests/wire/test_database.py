@@ -105,7 +105,7 @@ async def test_backup_and_restore() -> None:
         assert "n" in result["restored_namespaces"]
         assert restarted.is_set()
         assert (await client.call("server.database.get_item", {"namespace": "n", "key": "a"}))["value"] == 1
-        status, answer = await served.http("POST", ITEM, item)
+        status, _ = await served.http("POST", ITEM, item)
         assert status == 503
         names = (await client.call("server.database.list"))["backups"]
         assert len(names) == 2
