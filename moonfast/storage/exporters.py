@@ -19,13 +19,13 @@ from moonfast.storage.importers import (
     HISTORY,
     LEFT_BEHIND,
     MOONRAKER,
+    NO_USER,
     TOTALS,
     USERS,
     encode_value,
 )
 from moonfast.storage.store_file import Row
 
-NO_USER = "No User"  # of jobs that nobody is known to have started
 INSTANCE = "default"
 MAXIMA = ("longest_job", "longest_print")  # totals that are not sums
 _MOONRAKER_HASH = re.compile(r"[0-9a-f]{64}\Z")  # PBKDF2 with SHA-256

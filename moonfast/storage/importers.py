@@ -42,6 +42,18 @@ log = logging.getLogger(__name__)
 LEFT_BEHIND = frozenset(("database", "gcode_metadata"))
 USERS, HISTORY, MOONRAKER, TOTALS = "authorized_users", "history", "moonraker", "history"
 API_KEY_USER = "_API_KEY_USER_"
+NO_USER = "No User"  # of jobs that nobody is known to have started
+JOB_DEFAULTS: dict[str, Any] = {
+    "auxiliary_data": [],
+    "user": NO_USER,
+    "job_id": "",
+    "status": "interrupted",
+    "start_time": 0.0,
+    "end_time": None,
+    "print_duration": 0.0,
+    "total_duration": 0.0,
+    "filament_used": 0.0,
+}
 DUMP_FORMAT = "moonfast dump 1"
 MAX_NAMESPACES = 200  # of a legacy store; Moonraker allows 100
 MAX_DUMP_LINE_BYTES = 64 * 1024**2
@@ -210,9 +222,17 @@ def _completed(namespace: str, key: str, value: Any) -> Any:
     if namespace == USERS and key == API_KEY_USER:
         secret = value.get("api_key") or value.get("password") or ""
         return {**value, "username": key, "api_key": secret, "password": secret}
-    if namespace == HISTORY:
-        return {"user": None, "auxiliary_data": [], **value, "job_id": key}
-    return value
+    return _job(key, value) if namespace == HISTORY else value
+
+
+def _job(key: str, found: dict[str, Any]) -> dict[str, Any]:
+    """A job in the order in which history writes its records: what it looks for first comes first."""
+    metadata = found.get("metadata")
+    metadata = metadata if isinstance(metadata, dict) else {}
+    first = {name: metadata[name] for name in ("size", "modified") if name in metadata}
+    job = {"filename": found.get("filename") or "", "metadata": {**first, **metadata}, **JOB_DEFAULTS}
+    job.update((name, found[name]) for name in JOB_DEFAULTS if found.get(name) is not None)
+    return {**job, "job_id": key}
 
 
 def _from_namespaces(rows: Iterator[sqlite3.Row], problems: Problems) -> Iterator[Row]:
@@ -243,7 +263,6 @@ def _from_history(rows: Iterator[sqlite3.Row], problems: Problems) -> Iterator[R
         except ValueError:
             problems.note(HISTORY, key)
             continue
-        job.pop("instance_id", None)
         yield HISTORY, key, _completed(HISTORY, key, job)
 
 

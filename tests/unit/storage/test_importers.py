@@ -157,8 +157,29 @@ def test_legacy(tmp_path: Path) -> None:
         "api_key": KEY,
         "password": KEY,
     }
-    assert found["history"]["00002A"]["job_id"] == "00002A"
-    assert found["history"]["00002A"]["auxiliary_data"] == []
+    assert found["history"] == {
+        "00002A": {
+            **importers.JOB_DEFAULTS,
+            "filename": "a.gcode",
+            "metadata": {},
+            "job_id": "00002A",
+            "status": "completed",
+            "start_time": 1.5,
+        }
+    }
+
+
+def test_jobs_are_written_as_history_reads_them(tmp_path: Path) -> None:
+    """It finds name, size and time of the file at the beginning of the record, and times behind all that is nested."""
+    path = make_sqlite(tmp_path / "moonraker-sql.db")
+    with closing(sqlite3.connect(path)) as connection, connection:
+        metadata = b'{"start_time":1,"modified":2.5,"size":3,"slicer":"x"}'
+        connection.execute("UPDATE job_history SET metadata = ?, auxiliary_data = ?", (metadata, b'[{"end_time":7}]'))
+    stage(path, tmp_path / "new")
+    with closing(store_file.open_to_read(tmp_path / "new")) as env, env.begin() as txn:
+        record = txn.get(b"history\x0000002A")
+    assert record.startswith(b'{"filename":"a.gcode","metadata":{"size":3,"modified":2.5,"start_time":1,"slicer":"x"},')
+    assert record[record.rfind(b'"start_time":') :].startswith(b'"start_time":1.5,"end_time":9.0')
 
 
 @pytest.mark.parametrize("make", [make_sqlite, make_legacy])
