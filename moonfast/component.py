@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -13,10 +13,13 @@ Emit = Callable[[Any, Any], None]  # (notification, payload)
 
 
 class Restart:
-    """A part that components may ask for: `soon()` restarts the server once the present answer is out."""
+    """Called to restart this server in place, after the present answers have gone out."""
 
-    def __init__(self, restart: Callable[[], None]) -> None:
-        self.soon = restart
+    def __init__(self, begin: Callable[[], None]) -> None:
+        self._begin = begin
+
+    def __call__(self) -> None:
+        self._begin()
 
 
 class Component:
@@ -28,6 +31,8 @@ class Component:
 
     parts: tuple[object, ...] = ()
     """Further objects with endpoints of this component."""
+    warnings: Sequence[str] = ()
+    """For users, in `server.info`; they may change while the server runs."""
     _emit: Emit | None = None
     _tasks: set[asyncio.Task[Any]]
 

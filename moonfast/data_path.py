@@ -141,6 +141,7 @@ def _lock(path: str, warnings: list[str]) -> int:
 
 
 def read_uuid(path: str) -> str | None:
+    """The identity of the installation in a data folder, None if it has none yet."""
     try:
         with open(os.path.join(path, UUID_FILE), "rb") as stream:
             text = stream.read(_MAX_UUID_BYTES).decode("ascii").strip()

@@ -34,7 +34,7 @@ class Entry(NamedTuple):
 
 
 COMPONENTS: tuple[Entry, ...] = (
-    Entry("database", "moonfast.components.database:DatabaseComponent", always=True),
+    Entry("database", "moonfast.components.database:DatabaseApi", always=True),
     Entry("file_manager", "moonfast.files.manager:FileManager", always=True),
 )
 

@@ -116,11 +116,11 @@ class Server:
         self._database = self._backups.database
         parts: dict[type, object] = {
             Options: options,
+            Restart: Restart(restart),
             Database: self._database,
             Backups: self._backups,
             Klippy: self.klippy,
             Job: self.job,
-            Restart: Restart(restart),
         }
         self.components.build(parts)
         self._files = self.components.find(FileManager)
@@ -156,8 +156,7 @@ class Server:
             failed_components=lambda: self.components.failed,
             warnings=lambda: [
                 *self._warnings,
-                *self._backups.warnings,
-                *(self._files.warnings if self._files is not None else ()),
+                *(text for component in self.components.running().values() for text in component.warnings),
             ],
             directories=lambda: self._files.roots.names() if self._files is not None else [],
             config_view=self._config.view,

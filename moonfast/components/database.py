@@ -27,7 +27,7 @@ from moonfast.vocab import DELETE, GET, POST
 log = logging.getLogger(__name__)
 
 ALWAYS_LISTED = ("moonraker", "gcode_metadata")
-PROTECTED = frozenset(("moonraker", "gcode_metadata", "history", "announcements"))
+PROTECTED = frozenset(("moonraker", "gcode_metadata", "gcode_details", "history", "job_queue", "announcements"))
 FORBIDDEN = frozenset(("authorized_users", "database"))  # password hashes and the API key; notes of the program
 
 MAX_KEY_PARTS = 64
@@ -156,7 +156,7 @@ class Items:
         return b"{" + b",".join(pieces) + b"}"
 
 
-class DatabaseComponent(Component):
+class DatabaseApi(Component):
     """The endpoints, and the backup once a day."""
 
     def __init__(
@@ -175,10 +175,14 @@ class DatabaseComponent(Component):
             self.parts = (DebugDatabaseApi(database, backups, self._items),)
 
     async def start(self) -> None:
+        self.warnings = self._backups.warnings
         store = self._database.namespace("moonraker")
         uuid = read_uuid(self._options.data_path)
         if uuid is not None and "instance_id" not in store:
             store.put("instance_id", uuid)
+        if self._database.was_cut_off:
+            said = store.get("database", {})
+            store.put("database", {**said, "unsafe_shutdowns": said.get("unsafe_shutdowns", 0) + 1})
         self.spawn(self._back_up_daily())
 
     @endpoint(GET, "/server/database/list")
@@ -245,7 +249,7 @@ class DatabaseComponent(Component):
         if self._job.is_active:
             raise BadRequest("A print is running: restore the database when it has ended")
         await self._backups.restore(filename)
-        self._restart.soon()
+        self._restart()
         return {"restored_tables": [], "restored_namespaces": self._database.namespaces()}
 
     async def _back_up_daily(self) -> None:

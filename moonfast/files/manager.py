@@ -93,8 +93,7 @@ class FileManager(Component):
         return self._files.roots
 
     @property
-    def warnings(self) -> list[str]:
-        """For users; they change while the server runs."""
+    def warnings(self) -> list[str]:  # type: ignore[override]
         observer = self._files.watcher.warnings if self._config.enable_observer_warnings else []
         return [*observer, *self._own_warnings]
 

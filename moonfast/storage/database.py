@@ -104,6 +104,7 @@ class Database:
         self, folder: Path, *, map_limit_bytes: int = MAP_LIMIT_BYTES, first: Callable[[Path], bool] | None = None
     ) -> None:
         self.damaged: str | None = None  # where a store that could not be read was moved to at the start
+        self.was_cut_off = False  # the last process that had the store did not close it
         self._first = first
         self.folder, self._path = folder, folder / STORE_NAME
         self._map_limit_bytes = map_limit_bytes
@@ -552,6 +553,7 @@ class Database:
     def _check(self) -> None:
         """Damage: the store must not be opened. All of it is looked through if the last process did not close it."""
         said = os.pread(self._lock, len(_DAMAGED), 0)
+        self.was_cut_off = said != _CLOSED
         if not self._path.is_dir():
             if os.path.lexists(self._path):
                 raise Damage("it is not a folder")

@@ -27,6 +27,7 @@ from moonfast.storage.importers import (
 from moonfast.storage.store_file import Row
 
 INSTANCE = "default"
+OWN_NOTES = ((MOONRAKER, "database"),)  # about the store of this server
 MAXIMA = ("longest_job", "longest_print")  # totals that are not sums
 _MOONRAKER_HASH = re.compile(r"[0-9a-f]{64}\Z")  # PBKDF2 with SHA-256
 _TABLES = {
@@ -132,7 +133,9 @@ def _fill(connection: Any, rows: Iterable[Row]) -> list[str]:
         elif (namespace, key) == (MOONRAKER, TOTALS) and isinstance(value, dict):
             for total in _totals(value):
                 _insert(connection, "job_totals", total)
-        elif namespace not in LEFT_BEHIND and value is not None:  # Moonraker stores no null
+        elif (
+            namespace not in LEFT_BEHIND and (namespace, key) not in OWN_NOTES and value is not None
+        ):  # Moonraker stores no null
             _insert(connection, "namespace_store", (namespace, key, encode_value(value)))
     return strange
 

@@ -30,7 +30,7 @@ async def test_namespaces_that_are_closed() -> None:
                 status, answer = await served.http(method, target, body)
                 assert status == 403
                 assert answer["error"]["message"] == f"Read/Write access to namespace '{namespace}' is forbidden"
-        for namespace in ("moonraker", "gcode_metadata", "history", "announcements"):
+        for namespace in ("moonraker", "gcode_metadata", "history", "announcements", "job_queue"):
             status, answer = await served.http("POST", ITEM, {"namespace": namespace, "key": "a", "value": 1})
             assert (status, answer["error"]["message"]) == (
                 403,

@@ -45,6 +45,7 @@ def test_what_records_lack_is_filled_in(tmp_path: Path) -> None:
         ("history", "no id", {"status": "completed"}),
         ("moonraker", "history", {"job_totals": {"total_jobs": 2, "longest_print": 5}, "aux_totals": [3, {}]}),
         ("fluidd", "nothing", None),
+        ("moonraker", "database", {"unsafe_shutdowns": 1}),
     ]
     assert exporters.to_sqlite(rows, tmp_path / "x.db") == ["eva"]
     users = table(tmp_path / "x.db", "authorized_users")
