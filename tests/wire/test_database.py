@@ -182,14 +182,21 @@ async def test_killed_under_writes_it_has_all_that_it_acknowledged() -> None:
         async with program(data_path) as run:
             await run.wait_until_it_serves()
             await check_posts(port, posters)
+            own = await ask(port, f"{ITEM}?namespace=moonraker&key=database.unsafe_shutdowns")
+            assert own["result"]["value"] == 6
     assert all(poster.acknowledged > 20 for poster in posters)
 
 
-async def check_posts(port: int, posters: list[Poster]) -> None:
+async def ask(port: int, target: str) -> Any:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(f"GET {ITEM}?namespace=n&key=posts HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
-    found: Any = json.loads((await reader.read()).partition(b"\r\n\r\n")[2])
+    writer.write(f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    found = json.loads((await reader.read()).partition(b"\r\n\r\n")[2])
     writer.close()
+    return found
+
+
+async def check_posts(port: int, posters: list[Poster]) -> None:
+    found = await ask(port, f"{ITEM}?namespace=n&key=posts")
     for poster in posters:
         number = found["result"]["value"][poster.key]["number"]
         assert poster.acknowledged <= number <= poster.sent
