@@ -141,14 +141,15 @@ class Items:
         store = self._database.namespace(namespace)
         pieces: list[bytes] = []
         size_bytes = 0
-        for number, key in enumerate(store.keys(), 1):
-            if number % KEYS_AT_ONCE == 0:
+        keys = store.keys()
+        for at in range(0, len(keys), KEYS_AT_ONCE):
+            if at:
                 await asyncio.sleep(0)
-            text = store.raw(key)
-            if text is None:
-                continue  # deleted meanwhile
-            pieces.append(_key_text(key) + b":" + text)
-            size_bytes += len(pieces[-1])
+            some = keys[at : at + KEYS_AT_ONCE]
+            read = zip(some, store.raws(some), strict=True)
+            added = [_key_text(key) + b":" + text for key, text in read if text is not None]  # None: deleted meanwhile
+            pieces += added
+            size_bytes += sum(map(len, added))
             if size_bytes > MAX_ANSWER_BYTES:
                 raise PayloadTooLarge(f"Namespace {namespace} is too large to be read at once: ask for single keys")
         if not pieces and namespace not in ALWAYS_LISTED:

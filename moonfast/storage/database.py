@@ -311,6 +311,12 @@ class Database:
                 record = txn.get(name)
         return record
 
+    def records_of(self, names: Iterable[bytes]) -> list[bytes | None]:
+        """Many records in one look."""
+        with self._reading() as txn:
+            found = ((name, self._overlay.get(name, _ABSENT)) for name in names)
+            return [txn.get(name) if record is _ABSENT else record for name, record in found]
+
     def names(self, prefix: bytes) -> list[bytes]:
         """The names that begin with `prefix`, in order."""
         end = records.end(prefix)
@@ -663,6 +669,12 @@ class Namespace:
         name = records.name_of(self._prefix, key)
         record = self._read(name)
         return None if record is None else records.text_of(name, record)
+
+    def raws(self, keys: Iterable[str]) -> list[bytes | None]:
+        """The same for many keys."""
+        names = [records.name_of(self._prefix, key) for key in keys]
+        found = self._database.records_of(names)
+        return [None if text is None else records.text_of(name, text) for name, text in zip(names, found, strict=True)]
 
     def __contains__(self, key: str) -> bool:
         return self._read(records.name_of(self._prefix, key)) is not None
