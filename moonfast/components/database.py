@@ -18,7 +18,7 @@ from moonfast.codec import Raw, decode, encode
 from moonfast.component import Component, Restart
 from moonfast.config.options import Option, Section
 from moonfast.data_path import Options, read_uuid
-from moonfast.errors import ApiError, BadRequest, Forbidden, NotFound, PayloadTooLarge
+from moonfast.errors import ApiError, BadRequest, Forbidden, NotFound, PayloadTooLarge, Unavailable
 from moonfast.state.job import Job
 from moonfast.storage.backups import Backups
 from moonfast.storage.database import Database
@@ -245,10 +245,10 @@ class DatabaseApi(Component):
         """Put a backup, also one made by Moonraker, in the place of the database, and restart the server.
 
         What is replaced is kept as a backup. `restored_tables` is there for clients that expect it.
-        Error 400: there is no such backup, it is damaged, or a print is running.
+        Error 400: there is no such backup, or it is damaged. 503: a print is running.
         """
         if self._job.is_active:
-            raise BadRequest("A print is running: restore the database when it has ended")
+            raise Unavailable("The database is not restored while Klipper prints: wait for the end of the print")
         await self._backups.restore(filename)
         self._restart()
         return {"restored_tables": [], "restored_namespaces": self._database.namespaces()}
@@ -259,6 +259,9 @@ class DatabaseApi(Component):
             await asyncio.sleep(pause_s)
             pause_s = self._backups.seconds_to_next()
             if pause_s > 0.0:
+                continue
+            if self._job.is_active:  # a print has the card for itself
+                pause_s = BACKUP_RETRY_S
                 continue
             try:
                 await self._backups.make_automatic()

@@ -121,8 +121,8 @@ async def test_no_restore_while_printing() -> None:
             while not served.server.job.is_active:
                 await asyncio.sleep(0.01)
         status, answer = await served.http("POST", "/server/database/restore", {"filename": "mine.db"})
-        assert status == 400
-        assert "print is running" in answer["error"]["message"]
+        assert status == 503
+        assert "while Klipper prints" in answer["error"]["message"]
 
 
 async def test_what_moonraker_left_is_there_after_the_first_start(tmp_path: Path) -> None:

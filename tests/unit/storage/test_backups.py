@@ -235,7 +235,7 @@ async def test_a_damaged_store_names_the_newest_good_backup(tmp_path: Path) -> N
     async with opened(tmp_path) as backups:
         assert backups.database.namespaces() == []  # years-old settings are no replacement
         (warning,) = backups.warnings
-        assert "'good.db'" in warning
+        assert "filename=good.db, or" in warning
         assert "moonfast.lmdb.damaged-" in warning
         await backups.restore("good.db")
         assert backups.database.namespace("notes").get("a") == 1
