@@ -51,8 +51,8 @@ class Backups:
             advice = (
                 "There is no backup of it."
                 if newest is None
-                else f"Restore its newest good backup with POST /server/database/restore?filename={newest}, or stop the "
-                f"server and run `moonfast db restore {newest}`."
+                else f"Restore its newest good backup with POST /server/database/restore?filename={newest}, or stop "
+                f"the server and run `moonfast db restore {newest}`."
             )
             self.warnings.append(
                 f"The database was damaged. It was moved to '{Path(self.database.damaged).name}' in the folder "
