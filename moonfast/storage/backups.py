@@ -46,6 +46,8 @@ class Backups:
     async def start(self) -> None:
         """Open the database; if it was damaged, say which backup is sound. StartError: it cannot be opened."""
         await self.database.start()
+        with suppress(OSError):  # a backup says so, when one is made
+            self.folder.mkdir(parents=True, exist_ok=True)
         if self.database.damaged is not None:
             newest = self.newest_good()
             advice = (

@@ -184,6 +184,8 @@ async def test_killed_under_writes_it_has_all_that_it_acknowledged() -> None:
             await check_posts(port, posters)
             own = await ask(port, f"{ITEM}?namespace=moonraker&key=database.unsafe_shutdowns")
             assert own["result"]["value"] == 6
+            own = await ask(port, f"{ITEM}?namespace=moonraker&key=instance_id")
+            assert own["result"]["value"] == Path(data_path, ".moonraker.uuid").read_text()
     assert all(poster.acknowledged > 20 for poster in posters)
 
 
