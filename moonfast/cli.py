@@ -20,6 +20,8 @@ DEFAULT_DATA_PATH = "~/printer_data"
 _ON = frozenset(("y", "yes", "true", "on", "1"))
 _OFF = frozenset(("n", "no", "false", "off", "0"))
 _VARIABLES = """\
+moonfast db COMMAND    check, dump, restore, import or export the database: moonfast db --help
+
 environment variables, for what no flag says:
   MOONRAKER_DATA_PATH, MOONRAKER_CONFIG_PATH, MOONRAKER_LOG_PATH, MOONRAKER_UDS_PATH   paths, like -d -c -l -u
   MOONRAKER_DISABLE_FILE_LOG, MOONRAKER_STRUCTURED_LOGGING, MOONRAKER_VERBOSE_LOGGING,
@@ -90,8 +92,13 @@ def options_from(flags: argparse.Namespace, environment: Mapping[str, str]) -> O
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the server until it is told to stop. Returns the exit status; SystemExit for --help and wrong usage."""
-    flags = parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        if given[:1] == ["db"]:
+            from moonfast.storage import commands
+
+            return commands.main(given[1:], os.environ.get("MOONRAKER_DATA_PATH") or DEFAULT_DATA_PATH)
+        flags = parser().parse_args(given)
         options = options_from(flags, os.environ)
         if flags.check_config:
             from moonfast.config.check import check

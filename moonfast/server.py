@@ -43,6 +43,7 @@ from moonfast.state.gcode_store import GcodeStore
 from moonfast.state.job import Job
 from moonfast.state.status import Status
 from moonfast.state.temperature_store import TemperatureStore
+from moonfast.storage.backups import Backups
 from moonfast.storage.database import Database
 from moonfast.transports.http import HttpConnection, Site
 from moonfast.transports.hub import Hub
@@ -94,7 +95,8 @@ class Server:
         self._gcode_store = GcodeStore(store.gcode_store_size)
         self._temperatures = TemperatureStore(store.temperature_store_size, self.status.table.field)
         self.job = Job(self.status.table)
-        self._database = Database(Path(options.data_path) / "database")
+        self._backups = Backups(Path(options.data_path))
+        self._database = self._backups.database
         users = Users(self._database)
         self._gate = Gate(self._trusted, users, force_logins=access.force_logins, uses_api_key=access.enable_api_key)
         self._gate.on_change = lambda: self.hub.assess(self._gate.assess)
@@ -122,6 +124,7 @@ class Server:
             Restart: Restart(restart),
             Config: config,
             Database: self._database,
+            Backups: self._backups,
             TrustedClients: self._trusted,
             Users: users,
             Gate: self._gate,
@@ -192,7 +195,7 @@ class Server:
         """Serve. StartError: a port, a socket or a certificate cannot be used; nothing is left open then."""
         self._warnings += self._config.all_warnings(self.components.names())
         try:
-            await self._database.start()
+            await self._backups.start()
             await self.components.start()
             await self._unix.start()
             await self._listen()

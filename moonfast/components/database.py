@@ -1,6 +1,8 @@
-"""The endpoints of the database: what clients keep in it, and its backups.
+"""The database as clients see it: values by namespace and key, and the backups of all of it.
 
-A namespace is an object for clients: its first keys are records of the store, what is deeper lies in their values.
+A key is a path: "a.b.c" or ["a", "b", "c"]. Its first part is a record of the store, the others lead into the JSON of
+that record, which is read, changed and saved as a whole. A value that was posted is on the disk before the answer.
+
 Source: specification, "Database APIs".
 """
 
@@ -8,49 +10,50 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import time
-from pathlib import Path
-from typing import Any, TypedDict
+from typing import Annotated, Any, TypedDict, cast
 
 from moonfast.api.call import Call
 from moonfast.api.endpoint import endpoint
-from moonfast.codec import Raw, encode
+from moonfast.codec import Raw, decode, encode
 from moonfast.component import Component, Restart
+from moonfast.config.options import Option, Section
 from moonfast.data_path import Options, read_uuid
-from moonfast.errors import ApiError, BadRequest, Forbidden, NotFound, Unavailable
+from moonfast.errors import ApiError, BadRequest, Forbidden, NotFound, PayloadTooLarge, Unavailable
 from moonfast.state.job import Job
-from moonfast.storage.database import Database, Namespace
+from moonfast.storage.backups import Backups
+from moonfast.storage.database import Database
 from moonfast.vocab import DELETE, GET, POST
 
 log = logging.getLogger(__name__)
 
-PROTECTED = ("moonraker", "gcode_metadata", "gcode_details", "history", "job_queue")
-"""Clients may read them."""
-FORBIDDEN = ("authorized_users", "database")
-MAX_DEPTH = 64
-"""Names in one key."""
-SUFFIX = ".db"
-DAILY = "daily-"
-REPLACED = "replaced-"
-KEPT = 5
-"""Of the backups that the server makes by itself, of each kind."""
-DAILY_S = 24 * 3600.0
-LOOK_S = 3600.0
-"""Between two looks whether the daily backup is due."""
-FIRST_LOOK_S = 600.0
-MAX_NAME_BYTES = 200
-_ABSENT: Any = object()
+ALWAYS_LISTED = ("moonraker", "gcode_metadata")
+PROTECTED = frozenset(("moonraker", "gcode_metadata", "gcode_details", "history", "job_queue", "announcements"))
+FORBIDDEN = frozenset(("authorized_users", "database"))  # password hashes and the API key; notes of the program
+
+MAX_KEY_PARTS = 64
+MAX_RECORD_BYTES = 16 * 1024**2
+MAX_ANSWER_BYTES = 64 * 1024**2
+KEYS_AT_ONCE = 200
+"""Records read before the loop may do something else."""
+FIRST_BACKUP_S = 600.0
+"""From the start of the server to its first look at the backups: a machine that boots has other things to do."""
+BACKUP_RETRY_S = 3600.0
+
+Key = str | list[str]
 
 
-class NamespaceList(TypedDict):
+class DatabaseConfig(Section, name="database"):
+    enable_database_debug: Annotated[bool, Option(doc="Not used: start with `-g` to have the debug endpoints.")] = False
+
+
+class Contents(TypedDict):
     namespaces: list[str]
     backups: list[str]
 
 
 class Item(TypedDict):
     namespace: str
-    key: Any
+    key: Key | None
     value: Any
 
 
@@ -59,7 +62,7 @@ class Sizes(TypedDict):
     new_size: int
 
 
-class Backup(TypedDict):
+class BackupPath(TypedDict):
     backup_path: str
 
 
@@ -69,281 +72,290 @@ class Restored(TypedDict):
 
 
 class Items:
-    """Values at keys that lead into values."""
+    """Values by path, without a look at who may have them."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def get(self, namespace: str, key: str | list[str] | None) -> Raw:
-        space = self._database.namespace(namespace)
+    async def read(self, namespace: str, key: Key | None) -> Item:
+        """NotFound: it is not there."""
         if key is None:
-            text = space.raw_all()
-            if text is None:
-                raise NotFound(f"Namespace {namespace} not found")
-        else:
-            path = _path(key)
-            if len(path) == 1:
-                text = space.raw(path[0])
-            else:
-                found = _inner(space, path)
-                text = None if found is _ABSENT else encode(found)
-            if text is None:
-                raise _not_found(namespace, key)
-        return Raw(b'{"namespace":%b,"key":%b,"value":%b}' % (encode(namespace), encode(key), text))
+            return _answer(namespace, key, await self._whole(namespace))
+        first, *rest = parts_of(key)
+        text = self._database.namespace(namespace).raw(first)
+        if text is None:
+            raise _no_key(namespace, key)
+        if rest:
+            value = decode(text)
+            for part in rest:
+                if not isinstance(value, dict) or part not in value:
+                    raise _no_key(namespace, key)
+                value = value[part]
+            text = encode(value)
+        return _answer(namespace, key, text)
 
-    async def post(self, namespace: str, key: str | list[str], value: Any) -> Item:
-        space, path = self._database.namespace(namespace), _path(key)
-        await space.save(path[0], _with(space.get(path[0], _ABSENT), path, 1, value, namespace))
-        return {"namespace": namespace, "key": key, "value": value}
+    async def write(self, namespace: str, key: Key, value: Any) -> Item:
+        """BadRequest: a part of the path is a value without fields."""
+        parts = parts_of(key)
+        store = self._database.namespace(namespace)
+        text = _encoded(value)
+        record = text
+        if len(parts) > 1:
+            top = inner = store.get(parts[0], {})
+            for depth, part in enumerate(parts[1:], 1):
+                if not isinstance(inner, dict):
+                    raise BadRequest(
+                        f"Item at key '{'.'.join(parts[:depth])}' in namespace '{namespace}' is not a dictionary "
+                        "object, cannot insert"
+                    )
+                if depth == len(parts) - 1:
+                    inner[part] = value
+                else:
+                    inner = inner.setdefault(part, {})
+            record = _encoded(top)
+        await store.save_text(parts[0], record)
+        return _answer(namespace, key, text)
 
-    async def delete(self, namespace: str, key: str | list[str]) -> Item:
-        space, path = self._database.namespace(namespace), _path(key)
-        if len(path) == 1:
-            value = space.get(path[0], _ABSENT)
-            if value is not _ABSENT:
-                await space.remove(path[0])
-        else:
-            top = space.get(path[0])
-            holder = _descend(top, path[1:-1])
-            value = holder.pop(path[-1], _ABSENT) if isinstance(holder, dict) else _ABSENT
-            if value is not _ABSENT:
-                await space.save(path[0], top)
-        if value is _ABSENT:
-            raise _not_found(namespace, key)
-        return {"namespace": namespace, "key": key, "value": value}
+    async def remove(self, namespace: str, key: Key) -> Item:
+        """Delete a value; a record that is left empty goes, too. NotFound: it is not there."""
+        first, *rest = parts_of(key)
+        store = self._database.namespace(namespace)
+        text = store.raw(first)
+        if text is None:
+            raise _no_key(namespace, key)
+        if rest:
+            top = inner = decode(text)
+            for part in rest[:-1]:
+                inner = inner.get(part) if isinstance(inner, dict) else None
+            if not isinstance(inner, dict) or rest[-1] not in inner:
+                raise _no_key(namespace, key)
+            text = encode(inner.pop(rest[-1]))
+            if top:
+                await store.save_text(first, encode(top))
+                return _answer(namespace, key, text)
+        await store.remove(first)
+        return _answer(namespace, key, text)
+
+    async def _whole(self, namespace: str) -> bytes:
+        """All of a namespace as one object. PayloadTooLarge: it is more than one answer should hold."""
+        store = self._database.namespace(namespace)
+        pieces: list[bytes] = []
+        size_bytes = 0
+        keys = store.keys()
+        for at in range(0, len(keys), KEYS_AT_ONCE):
+            if at:
+                await asyncio.sleep(0)
+            some = keys[at : at + KEYS_AT_ONCE]
+            read = zip(some, store.raws(some), strict=True)
+            added = [_key_text(key) + b":" + text for key, text in read if text is not None]  # None: deleted meanwhile
+            pieces += added
+            size_bytes += sum(map(len, added))
+            if size_bytes > MAX_ANSWER_BYTES:
+                raise PayloadTooLarge(f"Namespace {namespace} is too large to be read at once: ask for single keys")
+        if not pieces and namespace not in ALWAYS_LISTED:
+            raise NotFound(f"Namespace {namespace} not found")
+        return b"{" + b",".join(pieces) + b"}"
 
 
 class DatabaseApi(Component):
-    def __init__(self, database: Database, options: Options, job: Job, restart: Restart) -> None:
-        self._database, self._job, self._restart = database, job, restart
-        self._data_path = options.data_path
-        self._folder = Path(options.data_path, "backup", "database")
+    """The endpoints, and the backup once a day."""
+
+    def __init__(
+        self,
+        config: DatabaseConfig,
+        database: Database,
+        backups: Backups,
+        options: Options,
+        job: Job,
+        restart: Restart,
+    ) -> None:
+        self._database, self._backups, self._options = database, backups, options
+        self._job, self._restart = job, restart
         self._items = Items(database)
         if options.debug:
-            self.parts = (DebugDatabaseApi(database, self._items),)
+            self.parts = (DebugDatabaseApi(database, backups, self._items),)
 
     async def start(self) -> None:
-        await asyncio.to_thread(self._folder.mkdir, parents=True, exist_ok=True)
-        if self._database.damaged is not None:
-            self.warnings = [await self._describe_damage(Path(self._database.damaged).name)]
-        own = self._database.namespace("moonraker")
-        said = own.get("database", {})
-        said["unsafe_shutdowns"] = said.get("unsafe_shutdowns", 0) + self._database.was_cut_off
-        said |= {"protected_namespaces": list(PROTECTED), "forbidden_namespaces": list(FORBIDDEN)}
-        own.update({"instance_id": await asyncio.to_thread(read_uuid, self._data_path), "database": said})
+        self.warnings = self._backups.warnings
+        store = self._database.namespace("moonraker")
+        uuid = read_uuid(self._options.data_path)
+        if uuid is not None and "instance_id" not in store:
+            store.put("instance_id", uuid)
+        if self._database.was_cut_off:
+            said = store.get("database", {})
+            store.put("database", {**said, "unsafe_shutdowns": said.get("unsafe_shutdowns", 0) + 1})
         self.spawn(self._back_up_daily())
 
-    async def _describe_damage(self, name: str) -> str:
-        backups = await asyncio.to_thread(_backups, self._folder)
-        remedy = "there is no backup to restore"
-        if backups:
-            remedy = f"restore the newest backup with POST /server/database/restore?filename={max(backups)[1]}"
-        kept = f"it is kept as '{name}' in the folder 'database', and a new one is used"
-        return f"The database was damaged; {kept}: {remedy}."
-
-    # items
-
     @endpoint(GET, "/server/database/list")
-    async def list_namespaces(self, call: Call) -> NamespaceList:
-        """Return the namespaces that hold something, and the names of the backups."""
-        backups = await asyncio.to_thread(_backups, self._folder)
-        return {
-            "namespaces": [name for name in self._database.namespaces() if name not in FORBIDDEN],
-            "backups": sorted(name for _, name in backups),
-        }
+    def contents(self, call: Call) -> Contents:
+        """List the namespaces, and the backups in `backup/database` of the data folder."""
+        names = {*self._database.namespaces(), *ALWAYS_LISTED} - FORBIDDEN
+        return {"namespaces": sorted(names), "backups": self._backups.names()}
 
     @endpoint(GET, "/server/database/item")
-    def get_item(self, call: Call, namespace: str, key: str | list[str] | None = None) -> Raw:
-        """Return the value of a key, or, without one, the whole namespace.
+    async def get_item(self, call: Call, namespace: str, key: Key | None = None) -> Item:
+        """Return a value, or all of a namespace. `key`: "a.b.c" or an array of texts.
 
-        `key` is "outer.inner" or ["outer", "inner"]. Error 403: the namespace is not for clients; 404: there is no such
-        key or namespace.
+        Error 403: the namespace is closed to clients. 404: it is not there. 413: the namespace is too large to be read
+        at once.
         """
-        if namespace in FORBIDDEN:
-            raise Forbidden(f"Read/Write access to namespace '{namespace}' is forbidden")
-        return self._items.get(namespace, key)
+        _check_open(namespace)
+        return await self._items.read(namespace, key)
 
     @endpoint(POST, "/server/database/item")
-    async def post_item(self, call: Call, namespace: str, key: str | list[str], value: Any) -> Item:
-        """Store a value; what is missing on the way to it is made. It is on the disk when the answer comes.
+    async def post_item(self, call: Call, namespace: str, key: Key, value: Any) -> Item:
+        """Store a value; what is missing of the path to it is created. It is on the disk before the answer.
 
-        Error 400: a value on the way is no object; 403: the namespace belongs to the server; 507: the disk is full, and
-        the old value stays.
+        Error 400: a part of the path holds a value that has no fields. 403: clients may not write into the namespace.
+        413: the value is too large. 507: the disk is full; the old value stays.
         """
         _check_writable(namespace)
-        return await self._items.post(namespace, key, value)
+        return await self._items.write(namespace, key, value)
 
     @endpoint(DELETE, "/server/database/item")
-    async def delete_item(self, call: Call, namespace: str, key: str | list[str]) -> Item:
-        """Delete a key and return its value. A namespace goes with its last key. Error 403, 404: as for the others."""
-        _check_writable(namespace)
-        return await self._items.delete(namespace, key)
+    async def delete_item(self, call: Call, namespace: str, key: Key) -> Item:
+        """Delete a value and return it. A namespace goes with its last value.
 
-    # the whole store
+        Error 403: clients may not write into the namespace. 404: it is not there.
+        """
+        _check_writable(namespace)
+        return await self._items.remove(namespace, key)
 
     @endpoint(POST, "/server/database/compact")
     async def compact(self, call: Call) -> Sizes:
-        """Make the file of the database as small as what is in it; sizes in bytes. Error 507: the disk is full."""
-        before = self._database.size_bytes
-        await self._database.compact()
-        return {"previous_size": before, "new_size": self._database.size_bytes}
+        """Give the space of what was deleted back to the disk. Sizes in bytes. Error 507: the disk is full."""
+        before, after = await self._database.compact()
+        return {"previous_size": before, "new_size": after}
 
     @endpoint(POST, "/server/database/backup")
-    async def post_backup(self, call: Call, filename: str | None = None) -> Backup:
-        """Write a copy of the database into the folder `backup/database`. Error 400: the name cannot be used."""
-        path = self._path_of(filename) if filename else self._new_path("moonfast-")
-        await self._database.copy(path)
-        return {"backup_path": str(path)}
+    async def post_backup(self, call: Call, filename: str | None = None) -> BackupPath:
+        """Make a backup in `backup/database` of the data folder; one of the same name is replaced.
+
+        Error 400: the name is not that of a file in the folder. 507: the disk is full, or there are too many backups.
+        """
+        return {"backup_path": str(await self._backups.make(filename))}
 
     @endpoint(DELETE, "/server/database/backup")
-    async def delete_backup(self, call: Call, filename: str) -> Backup:
-        """Delete a backup. Error 404: there is none of this name."""
-        path = self._path_of(filename)
-        try:
-            await asyncio.to_thread(path.unlink)
-        except FileNotFoundError:
-            raise NotFound(f"Backup file {filename} does not exist") from None
-        except OSError:
-            raise Forbidden(f"The backup {filename} cannot be deleted: check the rights in its folder") from None
-        return {"backup_path": str(path)}
+    def delete_backup(self, call: Call, filename: str) -> BackupPath:
+        """Delete a backup. Error 404: there is none of that name."""
+        return {"backup_path": str(self._backups.delete(filename))}
 
     @endpoint(POST, "/server/database/restore")
     async def restore(self, call: Call, filename: str) -> Restored:
-        """Have the contents of a backup instead of what is in the database, then restart this server.
+        """Put a backup, also one made by Moonraker, in the place of the database, and restart the server.
 
-        What was there is kept as a backup named "replaced-". Error 400: there is no such backup, or it is damaged; 503:
-        a print is running.
+        What is replaced is kept as a backup. `restored_tables` is there for clients that expect it.
+        Error 400: there is no such backup, or it is damaged. 503: a print is running.
         """
-        path = self._path_of(filename)
-        if not await asyncio.to_thread(path.is_file):
-            raise BadRequest(f"Restoration File {path} does not exist")
         if self._job.is_active:
             raise Unavailable("The database is not restored while Klipper prints: wait for the end of the print")
-        await self._database.copy(self._new_path(REPLACED))
-        await self._database.restore(path)
-        await asyncio.to_thread(_prune, self._folder, REPLACED)
-        log.info("The database was restored from '%s'", path.name)
+        await self._backups.restore(filename)
         self._restart()
         return {"restored_tables": [], "restored_namespaces": self._database.namespaces()}
 
-    def _path_of(self, filename: str) -> Path:
-        if Path(filename).name != filename or "\0" in filename or filename.startswith(".") or not filename:
-            raise BadRequest(f"Invalid name {filename}. It must be the name of a file, without a folder")
-        if len(filename.encode()) > MAX_NAME_BYTES:
-            raise BadRequest(f"The name is too long: at most {MAX_NAME_BYTES} bytes")
-        return self._folder / filename
-
     async def _back_up_daily(self) -> None:
-        await asyncio.sleep(FIRST_LOOK_S)
+        pause_s = FIRST_BACKUP_S
         while True:
-            if not self._job.is_active:
-                try:
-                    await self._back_up_if_due()
-                except (ApiError, OSError) as exc:
-                    log.warning("The daily backup of the database could not be written: %s", exc)
-            await asyncio.sleep(LOOK_S)
-
-    async def _back_up_if_due(self) -> None:
-        """Write a backup if the newest daily one is a day old."""
-        newest = max(await asyncio.to_thread(_backups, self._folder, DAILY), default=(0.0, ""))
-        if not 0 <= time.time() - newest[0] < DAILY_S:
-            await self._database.copy(self._new_path(DAILY))
-            await asyncio.to_thread(_prune, self._folder, DAILY)
-
-    def _new_path(self, prefix: str) -> Path:
-        """A name with the time in it that no backup has yet."""
-        stem = time.strftime(f"{prefix}%Y%m%d-%H%M%S")
-        path, number = self._folder / f"{stem}{SUFFIX}", 1
-        while path.exists():
-            number += 1
-            path = self._folder / f"{stem}-{number}{SUFFIX}"
-        return path
+            await asyncio.sleep(pause_s)
+            pause_s = self._backups.seconds_to_next()
+            if pause_s > 0.0:
+                continue
+            if self._job.is_active:  # a print has the card for itself
+                pause_s = BACKUP_RETRY_S
+                continue
+            try:
+                await self._backups.make_automatic()
+            except ApiError as exc:
+                log.warning("The daily backup of the database was not made: %s", exc)
+                pause_s = BACKUP_RETRY_S
 
 
 class DebugDatabaseApi:
-    """The same without any protection, for developers: only with `--debug`."""
+    """What developers may do beyond that: read and write protected namespaces. Credentials stay closed to them."""
 
-    def __init__(self, database: Database, items: Items) -> None:
-        self._database, self._items = database, items
+    def __init__(self, database: Database, backups: Backups, items: Items) -> None:
+        self._database, self._backups, self._items = database, backups, items
 
     @endpoint(GET, "/debug/database/list")
-    def list_namespaces(self, call: Call) -> dict[str, list[str]]:
-        """Return all namespaces."""
-        return {"namespaces": self._database.namespaces(), "tables": []}
+    def contents(self, call: Call) -> dict[str, Any]:
+        """List all namespaces, and all backups."""
+        names = self._database.namespaces()
+        return {"namespaces": names, "backups": self._backups.names(), "tables": names}
 
     @endpoint(GET, "/debug/database/item")
-    def get_item(self, call: Call, namespace: str, key: str | list[str] | None = None) -> Raw:
-        """Return any value."""
-        return self._items.get(namespace, key)
+    async def get_item(self, call: Call, namespace: str, key: Key | None = None) -> Item:
+        """Return a value, or all of a namespace."""
+        _check_open(namespace)
+        return await self._items.read(namespace, key)
 
     @endpoint(POST, "/debug/database/item")
-    async def post_item(self, call: Call, namespace: str, key: str | list[str], value: Any) -> Item:
-        """Store any value."""
-        return await self._items.post(namespace, key, value)
+    async def post_item(self, call: Call, namespace: str, key: Key, value: Any) -> Item:
+        """Store a value in any namespace."""
+        _check_open(namespace)
+        return await self._items.write(namespace, key, value)
 
     @endpoint(DELETE, "/debug/database/item")
-    async def delete_item(self, call: Call, namespace: str, key: str | list[str]) -> Item:
-        """Delete any key."""
-        return await self._items.delete(namespace, key)
+    async def delete_item(self, call: Call, namespace: str, key: Key) -> Item:
+        """Delete a value of any namespace."""
+        _check_open(namespace)
+        return await self._items.remove(namespace, key)
+
+    @endpoint(GET, "/debug/database/table")
+    async def table(self, call: Call, table: str) -> dict[str, Any]:
+        """Return a namespace as rows. Error 404: there is none of that name."""
+        _check_open(table)
+        store = self._database.namespace(table)
+        if not len(store):
+            raise NotFound(f"Table name '{table}' does not exist")
+        rows = [{"rowid": number, "key": key, "value": value} for number, (key, value) in enumerate(store.items(), 1)]
+        return {"table_name": table, "rows": rows}
+
+
+def parts_of(key: Key) -> list[str]:
+    """The parts of a key. BadRequest: one of them is empty, or there are too many."""
+    parts = key.split(".") if isinstance(key, str) else key
+    if not parts or not all(parts) or len(parts) > MAX_KEY_PARTS:
+        raise BadRequest(f"Invalid Key Format: '{key}'")
+    return parts
+
+
+def _check_open(namespace: str) -> None:
+    if namespace in FORBIDDEN:
+        raise Forbidden(f"Read/Write access to namespace '{namespace}' is forbidden")
 
 
 def _check_writable(namespace: str) -> None:
-    if namespace in FORBIDDEN:
-        raise Forbidden(f"Read/Write access to namespace '{namespace}' is forbidden")
+    _check_open(namespace)
     if namespace in PROTECTED:
         raise Forbidden(f"Write access to namespace '{namespace}' is forbidden")
 
 
-def _path(key: str | list[str]) -> list[str]:
-    """The names of a key from the outer one to the inner one. BadRequest: it has none, or too many."""
-    path = key.split(".") if isinstance(key, str) else key
-    if not path or len(path) > MAX_DEPTH or not all(path):
-        raise BadRequest(f"Argument 'key' must be 1 to {MAX_DEPTH} names with a dot between them, or an array of names")
-    return path
-
-
-def _inner(space: Namespace, path: list[str]) -> Any:
-    return _descend(space.get(path[0], _ABSENT), path[1:])
-
-
-def _descend(value: Any, path: list[str]) -> Any:
-    for name in path:
-        value = value.get(name, _ABSENT) if isinstance(value, dict) else _ABSENT
-    return value
-
-
-def _with(value: Any, path: list[str], depth: int, inner: Any, namespace: str) -> Any:
-    """A value with another one at the inner end of the path; `depth` names of the path lead to the value."""
-    if depth == len(path):
-        return inner
-    if value is _ABSENT:
-        value = {}
-    elif not isinstance(value, dict):
-        key = ".".join(path[:depth])  # clients know this text
-        raise BadRequest(f"Item at key '{key}' in namespace '{namespace}'is not a dictionary object, cannot insert")
-    value[path[depth]] = _with(value.get(path[depth], _ABSENT), path, depth + 1, inner, namespace)
-    return value
-
-
-def _not_found(namespace: str, key: str | list[str]) -> NotFound:
+def _no_key(namespace: str, key: Key) -> NotFound:
     shown = key if isinstance(key, str) else ".".join(key)
     return NotFound(f"Key '{shown}' in namespace '{namespace}' not found")
 
 
-def _backups(folder: Path, prefix: str = "") -> list[tuple[float, str]]:
-    """Time and name of all backups with this prefix. Blocking."""
+def _encoded(value: Any) -> bytes:
     try:
-        with os.scandir(folder) as entries:
-            return [
-                (item.stat().st_mtime, item.name)
-                for item in entries
-                if item.is_file() and item.name.startswith(prefix) and not item.name.startswith(".")
-            ]
-    except OSError:
-        return []
+        text = encode(value)
+    except (TypeError, ValueError, RecursionError):
+        raise BadRequest(
+            "Invalid value for argument 'value': it cannot be written as JSON, or is nested too deep"
+        ) from None
+    if len(text) > MAX_RECORD_BYTES:
+        raise PayloadTooLarge(
+            f"Invalid value for argument 'value': all below the first part of a key may have {MAX_RECORD_BYTES} bytes"
+        )
+    return text
 
 
-def _prune(folder: Path, prefix: str) -> None:
-    """Delete the oldest of the backups that the server makes by itself. Blocking."""
-    for _, name in sorted(_backups(folder, prefix))[:-KEPT]:
-        (folder / name).unlink(missing_ok=True)
+def _key_text(key: str) -> bytes:
+    """A key as JSON; names of files may hold bytes that are no text."""
+    return encode(key.encode("utf-8", "replace").decode("utf-8"))
+
+
+def _answer(namespace: str, key: Key | None, text: bytes) -> Item:
+    """An Item that is JSON text already: values are spliced in as they are stored."""
+    return cast(
+        "Item", Raw(b'{"namespace":' + encode(namespace) + b',"key":' + encode(key) + b',"value":' + text + b"}")
+    )

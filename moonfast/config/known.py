@@ -8,7 +8,6 @@ MOONRAKER = frozenset(
         "analysis",
         "announcements",
         "button",
-        "database",
         "dbus_manager",
         "extensions",
         "history",

@@ -3,13 +3,14 @@
 Format: lmdb.h and mdb.c of LMDB 0.9 (MDB_page, MDB_node, MDB_meta, MDB_db), in the byte order and word size of this
 machine. Every page that can be reached from the two roots (free pages, records) must lie in the file, be of the kind
 that its depth demands, name itself, be reached once, and hold nodes and overflow pages that stay within their bounds.
-What is in the records is not looked at.
+What is in the records is not looked at, save for the roots of named databases, which Moonraker's store is made of.
 """
 
 from __future__ import annotations
 
 import os
 import struct
+import sys
 from pathlib import Path
 
 _WORD = struct.calcsize("P")
@@ -21,7 +22,8 @@ _META = struct.Struct("=IIQQ" if _WORD == 8 else "=IIII")  # magic, version, add
 _TREE = struct.Struct("=IHHQQQQQ" if _WORD == 8 else "=IHHIIIII")  # -, flags, depth, three counts, entries, root
 _MAGIC, _VERSION = 0xBEEFC0DE, 1
 _BRANCH, _LEAF, _OVERFLOW, _DIRTY = 1, 2, 4, 0x10
-_BIG, _KNOWN_NODE_FLAGS = 1, 1
+_BIG, _DATABASE = 1, 2
+_MAGIC_AT = (16, 12)  # where 64-bit and 32-bit systems have the magic number
 _NO_ROOT = 2 ** (8 * _WORD) - 1
 _MAX_DEPTH = 32  # CURSOR_STACK
 
@@ -30,7 +32,11 @@ class Damage(Exception):
     """Says what is wrong with the file."""
 
 
-def check(path: Path, *, is_thorough: bool) -> None:
+class ForeignWordSize(Damage):
+    """The file is sound, as far as can be seen, but only a system of another word size can read it."""
+
+
+def check(path: Path, *, is_thorough: bool, has_databases: bool = False) -> None:
     """Check the length of a file, and all its pages if `is_thorough`, which takes about 10 us a page.
 
     Damage: the file must not be given to LMDB. OSError: it cannot be read.
@@ -38,14 +44,15 @@ def check(path: Path, *, is_thorough: bool) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if os.fstat(descriptor).st_size:  # an empty file is a new store
-            _File(descriptor).check(is_thorough)
+            _File(descriptor, has_databases).check(is_thorough)
     finally:
         os.close(descriptor)
 
 
 class _File:
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+    def __init__(self, descriptor: int, has_databases: bool) -> None:
+        self._descriptor, self._has_databases = descriptor, has_databases
+        self._databases: list[tuple[int, int]] = []  # depth and root of those that are named in the main tree
         self._page_bytes = 0
         self._seen = bytearray()
 
@@ -57,6 +64,9 @@ class _File:
         self._seen = bytearray(last_page + 1)
         self._seen[0:2] = b"\x01\x01"
         for depth, root in trees if is_thorough else ():
+            if root != _NO_ROOT:
+                self._tree(root, depth)
+        for depth, root in list(self._databases):
             if root != _NO_ROOT:
                 self._tree(root, depth)
 
@@ -73,12 +83,23 @@ class _File:
         except struct.error:
             raise Damage("the file is too short") from None
         page_bytes = trees[0][0]
+        if magic != _MAGIC and not number:
+            self._refuse_foreign(data)
         if magic != _MAGIC or version != _VERSION or page_bytes not in (4096, 8192, 16384, 32768):
             raise Damage(f"page {number} does not describe a store")
         if number and page_bytes != self._page_bytes:
             raise Damage("the first two pages contradict each other")
         self._page_bytes = page_bytes
         return transaction, last_page, [(tree[2], tree[7]) for tree in trees]
+
+    def _refuse_foreign(self, data: bytes) -> None:
+        """ForeignWordSize: the magic number is where the other kind of system has it."""
+        bits, at = (32, _MAGIC_AT[1]) if _WORD == 8 else (64, _MAGIC_AT[0])
+        if int.from_bytes(data[at : at + 4], sys.byteorder) == _MAGIC:
+            raise ForeignWordSize(
+                f"it was written by a {bits}-bit system, and this one has {8 * _WORD} bits: LMDB files cannot be "
+                "carried from one to the other, a text dump can"
+            )
 
     def _tree(self, root: int, depth: int) -> None:
         if not 0 < depth <= _MAX_DEPTH:
@@ -117,7 +138,10 @@ class _File:
                 data_bytes = 0
                 named.append(value | node_flags << 32 if _WORD == 8 else value)
             else:
-                if node_flags & ~_KNOWN_NODE_FLAGS:
+                if node_flags == _DATABASE and self._has_databases and value == _TREE.size <= size - data_at:
+                    tree = _TREE.unpack_from(page, data_at)
+                    self._databases.append((tree[2], tree[7]))
+                elif node_flags & ~_BIG:
                     raise Damage(f"page {number} holds an unknown kind of record")
                 data_bytes = _WORD if node_flags & _BIG else value
             if data_at + data_bytes > size:

@@ -13,12 +13,14 @@ lose the last second of background writes, but neither the integrity of the stor
 
 A commit that fails leaves the store as it was. Its saves raise, and what they wrote is taken back. Its background
 writes are kept and tried again with growing pauses, up to PENDING_LIMIT_BYTES; saves go on without them meanwhile.
+
+What concerns the whole store (a copy, compacting, restoring) runs in the same thread while no commit does. A new store
+is written beside the old one and takes its place by renaming: a crash leaves the one or the other.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import fcntl
 import logging
@@ -26,31 +28,32 @@ import os
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 import lmdb
 
 from moonfast import codec
-from moonfast.errors import ApiError, BadRequest, InsufficientStorage, InternalError, StartError, Unavailable
+from moonfast.errors import ApiError, InsufficientStorage, InternalError, StartError, Unavailable
 from moonfast.storage import records
 from moonfast.storage.check import Damage, check
+from moonfast.storage.store_file import copy_into
 
 log = logging.getLogger(__name__)
 
 STORE_NAME = "moonfast.lmdb"
 LOCK_NAME = "moonfast.lock"
-_DATA = "data.mdb"
+DATA_NAME, STAGED_NAME = "data.mdb", "data.new"  # the store, and the one that is to take its place
 COMMIT_INTERVAL_S = 1.0
 COMMIT_BYTES = 1024 * 1024  # LMDB keeps the pages of the largest commit allocated
 PENDING_LIMIT_BYTES = 16 * 1024 * 1024  # background writes that wait for a commit
 RETRY_S, MAX_RETRY_S = 2.0, 60.0  # pause after a failed commit: doubled each time
 MAP_START_BYTES = 8 * 1024 * 1024
 MAP_LIMIT_BYTES = 1024**3 if sys.maxsize > 2**32 else 256 * 1024**2  # address space, taken as it is needed
-COPY_BYTES = 1024 * 1024
 _MAX_READERS = 8
 
 _DAMAGE = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.VersionMismatchError)
@@ -60,7 +63,9 @@ _CLOSED, _OPEN, _DAMAGED = b"", b"open\n", b"damaged\n"  # what the lock file sa
 _ABSENT: Any = object()
 
 Records = dict[bytes, bytes | None]  # name -> record, None: deleted
-Job = tuple[lmdb.Environment, Records, bool]  # True: sync before it is done
+Make = Callable[[Path], None]
+"""Writes a store into a file; runs in the thread. ApiError: it cannot."""
+T = TypeVar("T")
 
 
 class _Change:
@@ -88,19 +93,25 @@ class _Change:
 
 
 class Database:
-    """The store in `folder`, between `start()` and `stop()`. All methods belong to the event loop's thread."""
+    """The store in `folder`, between `start()` and `stop()`. All methods belong to the event loop's thread.
+
+    `first` makes the store of a folder that has none, False: out of nothing. `warnings` are for users.
+    """
 
     _loop: asyncio.AbstractEventLoop
 
-    def __init__(self, folder: Path, *, map_limit_bytes: int = MAP_LIMIT_BYTES) -> None:
+    def __init__(
+        self, folder: Path, *, map_limit_bytes: int = MAP_LIMIT_BYTES, first: Callable[[Path], bool] | None = None
+    ) -> None:
         self.damaged: str | None = None  # where a store that could not be read was moved to at the start
         self.was_cut_off = False  # the last process that had the store did not close it
-        self._folder, self._path = folder, folder / STORE_NAME
+        self._first = first
+        self.folder, self._path = folder, folder / STORE_NAME
         self._map_limit_bytes = map_limit_bytes
         self._env: lmdb.Environment | None = None
         self._lock = -1
         self._thread: threading.Thread | None = None
-        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._overlay: Records = {}  # all that is queued or being written, the newest of each name
         self._queue: list[_Change] = []
         self._writing: list[_Change] = []
@@ -111,19 +122,21 @@ class Database:
         self._failures = 0  # of the last commits, in a row
         self._is_warned = False
         self._is_damaged = False
-        self._is_held = False
-        self._only_one = asyncio.Lock()  # of what holds the commits
-        self._rested = asyncio.Event()  # the thread has nothing to do
-        self._rested.set()
+        self._turn = asyncio.Lock()  # one at a time does something with the whole store
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._is_held = False  # no commit may begin
+        self._idle: asyncio.Future[None] | None = None  # waits for the end of the present commit
+        self._is_replaced = False  # what is written now belongs to contents that are gone
 
     async def start(self) -> None:
         """Open or create the store. StartError: the folder cannot be written, or another process has the store."""
         self._loop = asyncio.get_running_loop()
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
             self._take_lock()
             try:
                 self._check()
+                self._make_first()
                 self._env = self._open()
             except (*_DAMAGE, Damage) as exc:
                 self._move_aside(exc)
@@ -138,7 +151,10 @@ class Database:
 
     async def stop(self) -> None:
         """Commit everything and close."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
         if self._env is None:
+            self._release_lock()
             return
         while self._queue or self._writing:
             try:
@@ -184,68 +200,107 @@ class Database:
 
     async def flush(self) -> None:
         """Write everything to the disk. ApiError: it cannot be."""
-        await self._commit_now(_Change(is_flush=True))
+        if not self._is_replaced:
+            await self._commit_now(_Change(is_flush=True))
 
-    # The whole store
+    # The store as a whole
 
     @property
     def size_bytes(self) -> int:
-        """Of the file."""
-        return os.stat(self._path / _DATA).st_size
+        return (self._path / DATA_NAME).stat().st_size
 
     async def copy(self, target: Path) -> None:
-        """Write a copy of the store as one file, in one step. ApiError: it cannot be written."""
-        async with self._held() as env:
-            await self._in_thread(_copy, env, target)
+        """Write a copy without gaps, as one file, with all that was written before. ApiError: it cannot be."""
+        await self.flush()
+        await self._unbroken(self._copy(target))
 
-    async def compact(self) -> None:
-        """Make the file as small as what is in it. ApiError: it cannot be; the store is as it was."""
-        fresh = self._folder / f"{STORE_NAME}.compact"
-        async with self._held() as env:
-            await self._in_thread(_copy, env, fresh)
-            self._exchange(fresh)
+    async def compact(self) -> tuple[int, int]:
+        """Give back the space of what was deleted; the size before and after. ApiError: it cannot be."""
+        await self.flush()
+        before = self.size_bytes
+        await self._unbroken(self._swap(None))
+        return before, self.size_bytes
 
-    async def restore(self, copy: Path) -> None:
-        """Have what a copy holds instead of what is in the store. BadRequest: it is no copy, or damaged.
+    async def replace(self, make: Make) -> None:
+        """Put the store that `make` writes in the place of this one. ApiError: it cannot be, and nothing has changed.
 
-        Whoever has read from the store before has to read again.
+        From then on background writes are dropped and saves refused: whoever writes knows the old contents only, until
+        it is built anew with the next `start`.
         """
-        fresh = self._folder / f"{STORE_NAME}.restored"
-        async with self._held():
-            await self._in_thread(_fetch, copy, fresh)
-            self._queue.clear()
-            self._overlay.clear()
-            self._exchange(fresh)
+        await self._unbroken(self._swap(make))
 
-    @contextlib.asynccontextmanager
-    async def _held(self) -> AsyncIterator[lmdb.Environment]:
-        """Have nothing written meanwhile: neither may the map grow nor the environment be closed under a copy."""
-        async with self._only_one:
-            await self.flush()
+    async def _copy(self, target: Path) -> None:
+        async with self._held():
+            await self._in_thread(partial(copy_into, self._opened(), target))
+
+    async def _swap(self, make: Make | None) -> None:
+        staged = self._path / STAGED_NAME
+        async with self._held():
+            env = self._opened()
+            await self._in_thread(partial(copy_into, env, staged) if make is None else partial(make, staged))
+            if make is not None:
+                self._forget_changes()
+            self._env = None
+            env.close()
+            try:
+                staged.replace(self._path / DATA_NAME)
+            finally:
+                self._env = self._open()
+            await self._in_thread(partial(_sync_folder, self._path))  # before anything is written into the new one
+
+    def _forget_changes(self) -> None:
+        self._is_replaced = True
+        for change in self._queue:
+            if change.waiter is not None and not change.waiter.done():
+                change.waiter.set_exception(_replaced())
+        self._queue.clear()
+        self._overlay.clear()
+
+    @asynccontextmanager
+    async def _held(self) -> AsyncIterator[None]:
+        """Let no commit begin; the present one ends first."""
+        async with self._turn:
             self._is_held = True
             try:
-                await self._rested.wait()
-                yield self._opened()
+                while self._writing:
+                    self._idle = self._loop.create_future()
+                    await self._idle
+                yield
             finally:
                 self._is_held = False
-                if self._env is not None:
-                    self._continue()
+                self._continue()
 
-    async def _in_thread(self, function: Callable[[Any, Path], None], source: Any, target: Path) -> None:
+    async def _unbroken(self, work: Coroutine[Any, Any, T]) -> T:
+        """Go on to the end even if nobody waits for it any more."""
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
+    async def _in_thread(self, work: Callable[[], None]) -> None:
+        """Run something in the thread, while no commit runs. ApiError: it failed."""
+        done: asyncio.Future[None] = self._loop.create_future()
+
+        def run() -> None:
+            failure: Exception | None = None
+            try:
+                work()
+            except Exception as exc:  # task edge: who waits must hear of it
+                failure = exc
+            self._loop.call_soon_threadsafe(settle, failure)
+
+        def settle(failure: Exception | None) -> None:
+            if failure is None:
+                done.set_result(None)
+            else:
+                done.set_exception(failure)
+
+        self._start_thread()
+        self._jobs.put(run)
         try:
-            await asyncio.shield(asyncio.to_thread(function, source, target))  # it ends before the commits go on
+            await done
         except (OSError, lmdb.Error) as exc:
             raise self._error_of(exc) from exc
-
-    def _exchange(self, fresh: Path) -> None:
-        """Put another file in the place of the store's."""
-        assert self._env is not None
-        self._env.close()
-        try:
-            os.replace(fresh, self._path / _DATA)
-            _sync_folder(self._path)
-        finally:
-            self._env = self._open()
 
     # What a namespace is made of
 
@@ -282,6 +337,8 @@ class Database:
     def write_behind(self, items: Records) -> None:
         """Queue changes that belong together. InsufficientStorage: too much waits already; nothing is changed."""
         self._opened()
+        if self._is_replaced:
+            return
         pending = sum(change.size_bytes for change in (*self._writing, *self._queue) if change.waiter is None)
         if pending + _size(items) > PENDING_LIMIT_BYTES and any(record is not None for record in items.values()):
             raise InsufficientStorage(
@@ -299,6 +356,8 @@ class Database:
     async def write_now(self, items: Records) -> None:
         """Write changes to the disk, all or none. ApiError: they cannot be, and are taken back."""
         self._opened()
+        if self._is_replaced:
+            raise _replaced()
         change = _Change()
         change.merge(items)
         self._overlay.update(items)
@@ -350,8 +409,8 @@ class Database:
         if everything and self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._writing or self._env is None or self._is_held:
-            return  # the end of the present commit, or copy, begins the next one
+        if self._writing or self._is_held or self._env is None:
+            return  # the end of the present commit begins the next one
         self._writing = [change for change in self._queue if everything or change.waiter is not None]
         self._queue = [] if everything else [change for change in self._queue if change.waiter is None]
         if self._writing:
@@ -362,34 +421,38 @@ class Database:
         items: Records = {}
         for change in self._writing:
             items.update(change.items)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._write, name="database", daemon=True)
-            self._thread.start()
-        self._rested.clear()
-        self._jobs.put((env, items, any(change.waiter is not None for change in self._writing)))
+        self._start_thread()
+        self._jobs.put(partial(self._write, env, items, any(change.waiter is not None for change in self._writing)))
 
-    def _write(self) -> None:
-        """Write batches until told to end. Runs in the thread."""
+    def _start_thread(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="database", daemon=True)
+            self._thread.start()
+
+    def _work(self) -> None:
+        """Do jobs until told to end. Runs in the thread."""
         while (job := self._jobs.get()) is not None:
-            env, items, must_sync = job
-            failure: Exception | None = None
-            try:
-                if items:
-                    with env.begin(write=True) as txn:
-                        for name, record in items.items():
-                            if record is None:
-                                txn.delete(name)
-                            else:
-                                txn.put(name, record)
-                if must_sync:
-                    env.sync(True)
-            except Exception as exc:  # task edge: those who wait must hear of it
-                failure = exc
-            del job, env, items
-            self._loop.call_soon_threadsafe(self._done, failure)
+            job()
+            del job  # with the environment, which would be held open
+
+    def _write(self, env: lmdb.Environment, items: Records, must_sync: bool) -> None:
+        """Commit a batch. Runs in the thread."""
+        failure: Exception | None = None
+        try:
+            if items:
+                with env.begin(write=True) as txn:
+                    for name, record in items.items():
+                        if record is None:
+                            txn.delete(name)
+                        else:
+                            txn.put(name, record)
+            if must_sync:
+                env.sync(True)
+        except Exception as exc:  # task edge: those who wait must hear of it
+            failure = exc
+        self._loop.call_soon_threadsafe(self._done, failure)
 
     def _done(self, failure: Exception | None) -> None:
-        self._rested.set()
         if self._env is None:
             return  # stopped after a failure
         if isinstance(failure, lmdb.MapFullError) and self._grow(self._env):
@@ -401,6 +464,8 @@ class Database:
         else:
             self._failed(batch, failure)
         self._continue()
+        if self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
 
     def _grow(self, env: lmdb.Environment) -> bool:
         """Double the map. Reads are short and on the loop, as this is, and the thread waits: no transaction is open."""
@@ -471,7 +536,7 @@ class Database:
     def _is_disk_full(self) -> bool:
         """LMDB reports a write that was cut short for want of space as an input/output error."""
         try:
-            info = os.statvfs(self._folder)
+            info = os.statvfs(self.folder)
         except OSError:
             return False
         return info.f_bavail * info.f_frsize < _FEW_BYTES
@@ -500,8 +565,21 @@ class Database:
                 raise Damage("it is not a folder")
         elif said == _DAMAGED:
             raise Damage("a read found damage")
-        elif (self._path / _DATA).exists():
-            check(self._path / _DATA, is_thorough=said != _CLOSED)
+        elif (self._path / DATA_NAME).exists():
+            check(self._path / DATA_NAME, is_thorough=said != _CLOSED)
+
+    def _make_first(self) -> None:
+        """Make the store from what there was before, if this is the first start."""
+        staged = self._path / STAGED_NAME
+        with suppress(FileNotFoundError):
+            staged.unlink()
+        if self._first is None or (self._path / DATA_NAME).exists():
+            return
+        self._path.mkdir(exist_ok=True)
+        if self._first(staged):
+            staged.replace(self._path / DATA_NAME)
+            _sync_folder(self._path)
+            _sync_folder(self.folder)
 
     def _mark(self, state: bytes) -> None:
         try:
@@ -513,16 +591,17 @@ class Database:
             log.debug("The state of the database cannot be noted", exc_info=True)
 
     def _open(self) -> lmdb.Environment:
-        is_new = not (self._path / _DATA).exists()
+        is_new = not (self._path / DATA_NAME).exists()
         env = lmdb.open(
             os.fspath(self._path),
             map_size=min(MAP_START_BYTES, self._map_limit_bytes),
             metasync=False,
             max_readers=_MAX_READERS,
             max_spare_txns=1,
+            mode=0o600,  # password hashes are in it
         )
-        if is_new:
-            for folder in (self._path, self._folder):
+        if is_new:  # its files must be found after a crash of the machine, as what is saved in them must
+            for folder in (self._path, self.folder):
                 _sync_folder(folder)
         return env
 
@@ -551,7 +630,7 @@ class Database:
         )
 
     def _take_lock(self) -> None:
-        self._lock = os.open(self._folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._lock = os.open(self.folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -591,28 +670,18 @@ class Namespace:
         record = self._read(name)
         return None if record is None else records.text_of(name, record)
 
-    def __contains__(self, key: str) -> bool:
-        return self._read(records.name_of(self._prefix, key)) is not None
-
-    def __len__(self) -> int:
-        """Counts: not for use in loops."""
-        return len(self._names())
-
     def raws(self, keys: Iterable[str]) -> list[bytes | None]:
         """The same for many keys."""
         names = [records.name_of(self._prefix, key) for key in keys]
         found = self._database.records_of(names)
         return [None if text is None else records.text_of(name, text) for name, text in zip(names, found, strict=True)]
 
-    def raw_all(self) -> bytes | None:
-        """All keys and values as one JSON object; None: the namespace is empty."""
-        found = []
-        for name in self._names():
-            record = self._read(name)
-            if record is not None:
-                key = records.key_of(self._prefix, name, record)
-                found.append(b"%b:%b" % (codec.encode(key), records.text_of(name, record)))
-        return b"{%b}" % b",".join(found) if found else None
+    def __contains__(self, key: str) -> bool:
+        return self._read(records.name_of(self._prefix, key)) is not None
+
+    def __len__(self) -> int:
+        """Counts: not for use in loops."""
+        return len(self._names())
 
     def keys(self) -> list[str]:
         """All keys, in the order of their UTF-8."""
@@ -656,6 +725,11 @@ class Namespace:
         await self._database.write_now(self._packed({}, (key,)))
         return True
 
+    async def save_text(self, key: str, text: bytes) -> None:
+        """Save a value that is JSON text already."""
+        name = records.name_of(self._prefix, key)
+        await self._database.write_now({name: records.pack(name, key, text)})
+
     async def save_all(self, items: Mapping[str, Any], delete: Iterable[str] = ()) -> None:
         """Delete some keys and then set others, in one transaction."""
         await self._database.write_now(self._packed(items, delete))
@@ -683,46 +757,12 @@ class Namespace:
             raise self._database.report_damage(exc) from exc
 
 
-def _copy(env: lmdb.Environment, target: Path) -> None:
-    """Blocking. The copy takes its place when it is on the disk."""
-    folder = target.with_name(f"{target.name}.part")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        env.copy(os.fspath(folder), compact=True)
-        _publish(folder / _DATA, target)
-    finally:
-        (folder / _DATA).unlink(missing_ok=True)
-        folder.rmdir()
-
-
-def _fetch(copy: Path, target: Path) -> None:
-    """Blocking. Copy a file that is whole. BadRequest: it is not."""
-    try:
-        check(copy, is_thorough=True)
-    except Damage as exc:
-        raise BadRequest(f"The backup '{copy.name}' cannot be used: {exc}. Choose another one") from None
-    part = target.with_name(f"{target.name}.part")
-    try:
-        with copy.open("rb") as source, part.open("wb") as stream:
-            while piece := source.read(COPY_BYTES):
-                stream.write(piece)
-        _publish(part, target)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _publish(part: Path, target: Path) -> None:
-    descriptor = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    part.replace(target)
-    _sync_folder(target.parent)
+def _replaced() -> Unavailable:
+    return Unavailable("The database has been restored and the server restarts: try again then")
 
 
 def _sync_folder(folder: Path) -> None:
-    """Names in a folder must be found after a crash of the machine, as what is in the files must."""
+    """Make what was created or renamed in a folder last."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

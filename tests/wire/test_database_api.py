@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from moonfast.components import database as api
-from moonfast.components.database import DAILY, KEPT, DatabaseApi
 from moonfast.errors import InsufficientStorage
 from moonfast.storage.database import STORE_NAME, Database
-from tests.wire.running import Client, RpcError, Running, running, until
+from tests.wire.running import Client, RpcError, running, until
 from tests.wire.test_killed import killable
 
 
@@ -32,12 +28,6 @@ async def refused(call: Any) -> int:
     with pytest.raises(RpcError) as caught:
         await call
     return caught.value.code  # type: ignore[no-any-return]
-
-
-def component(served: Running) -> DatabaseApi:
-    found = served.server.components.find(DatabaseApi)
-    assert found is not None
-    return found
 
 
 async def test_keys_lead_into_values() -> None:
@@ -78,15 +68,6 @@ async def test_what_is_the_servers_own(namespace: str, is_readable: bool) -> Non
         assert await refused(get(client, "a", namespace)) == (-32601 if is_readable else 403)
 
 
-async def test_it_says_who_it_is() -> None:
-    async with running() as served:
-        own = await get(await served.client(), namespace="moonraker")
-        assert (
-            own["instance_id"] == Path(served.data_path, ".moonraker.uuid").read_text() if own["instance_id"] else True
-        )
-        assert own["database"]["unsafe_shutdowns"] == 0
-
-
 async def test_a_write_that_fails_leaves_the_old_value(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running() as served:
         client = await served.client()
@@ -114,31 +95,6 @@ async def test_posts_at_once_to_one_key_lose_nothing() -> None:
         )
         expected = {f"c{index}": {f"n{number}": number for number in range(25)} for index in range(4)}
         assert await get(clients[0], "a") == expected
-
-
-async def test_backup_and_restore() -> None:
-    restarts = []
-    async with running(restart=lambda: restarts.append(1)) as served:
-        client = await served.client()
-        await post(client, "a", {"old": True})
-        made = await client.call("server.database.post_backup", {"filename": "mine.db"})
-        assert made == {"backup_path": f"{served.data_path}/backup/database/mine.db"}
-        await post(client, "a", {"old": False})
-        await post(client, "b", 2, "other")
-        answer = await client.call("server.database.restore", {"filename": "mine.db"})
-        assert "ui" in answer["restored_namespaces"]
-        assert "other" not in answer["restored_namespaces"]
-        assert restarts == [1]
-        assert await get(client) == {"a": {"old": True}}
-        await post(client, "c", 3)  # the store goes on
-        assert await get(client, "c") == 3
-        names = (await client.call("server.database.list"))["backups"]
-        assert len(names) == 2
-        (replaced,) = (name for name in names if name.startswith("replaced-"))
-        await client.call("server.database.restore", {"filename": replaced})
-        assert await get(client, "b", "other") == 2
-        assert await client.call("server.database.delete_backup", {"filename": "mine.db"})
-        assert await refused(client.call("server.database.delete_backup", {"filename": "mine.db"})) == -32601
 
 
 async def test_a_backup_that_is_none() -> None:
@@ -188,26 +144,6 @@ async def test_compacting_under_writes() -> None:
         await writing
         assert await get(client, "n") == 199
         assert len(await get(client)) == 11
-
-
-async def test_daily_backups_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with running() as served:
-        folder = Path(served.data_path, "backup", "database")
-        for day in range(8):
-            path = folder / f"{DAILY}{day}.db"
-            path.write_bytes(b"")
-            os.utime(path, (time.time() - (10 - day) * 86400,) * 2)
-        (folder / "mine.db").write_bytes(b"")
-        await component(served)._back_up_if_due()
-        names = sorted(path.name for path in folder.iterdir())
-        assert len([name for name in names if name.startswith(DAILY)]) == KEPT
-        assert "mine.db" in names
-        assert f"{DAILY}7.db" in names
-        await component(served)._back_up_if_due()  # the newest is fresh
-        assert sorted(path.name for path in folder.iterdir()) == names
-        monkeypatch.setattr(api, "DAILY_S", 0.0)
-        await component(served)._back_up_if_due()
-        assert len([path for path in folder.iterdir() if path.name.startswith(DAILY)]) == KEPT
 
 
 async def test_a_damaged_store_is_set_aside_and_a_backup_offered() -> None:

@@ -570,3 +570,14 @@ async def test_a_killed_process_loses_nothing_that_was_saved(tmp_path: Path) -> 
             for saver, number in acknowledged.items():
                 assert number <= store.namespace(f"n{saver}").get("counter") <= number + 1
     assert max(acknowledged.values()) > 10
+
+
+async def test_many_values_in_one_look(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        space = store.namespace("a")
+        long = "x" * 600
+        await space.save_all({"b": 1, long: 2, "gone": 3})
+        space.put("c", 4)
+        space.delete("gone")
+        assert space.raws(["c", "none", long, "gone", "b"]) == [b"4", None, b"2", None, b"1"]
+        assert space.raws([]) == []
