@@ -32,6 +32,11 @@ log = logging.getLogger(__name__)
 NAMESPACE = "history"
 TOTALS_KEY = "history"
 """In the namespace of the server itself."""
+LAST_KEY = "last_job_id"
+"""There, too: the id of a job that was deleted is not used again."""
+MAX_JOBS = 20_000
+"""Then the oldest goes; the totals keep it."""
+NOBODY = "No User"
 NOTE_S = 300.0
 DEFAULT_LIMIT = 50
 JOBS_AT_ONCE = 200
@@ -101,8 +106,8 @@ class History(Component):
 
     async def start(self) -> None:
         names = self._jobs.keys()
+        self._next = max(_number(self._own.get(LAST_KEY)), _number(names[-1] if names else None)) + 1
         if names:
-            self._next = _number(names[-1]) + 1
             last = self._jobs.get(names[-1])
             if isinstance(last, dict) and last.get("status") == IN_PROGRESS:
                 self._jobs.put(names[-1], {**last, "status": "interrupted"})
@@ -134,13 +139,14 @@ class History(Component):
     def _begin(self, stats: Stats) -> None:
         uid, filename = f"{self._next:06X}", str(stats.get("filename", ""))
         self._next += 1
+        self._own.put(LAST_KEY, uid)
         start_time = time.time()
         metadata = self._files.job_started(filename, uid, start_time) or {}
         for field in self._fields:
             field.begin()
         self._current = {
             "job_id": uid,
-            "user": None,
+            "user": self._user_of(filename),
             "filename": filename,
             "status": IN_PROGRESS,
             "start_time": start_time,
@@ -151,9 +157,21 @@ class History(Component):
             "metadata": metadata,
             "auxiliary_data": [],
         }
+        self._drop_oldest()
         self._store(self._current)
         self._tell("added", self._current)
         self.spawn(self._note(uid))
+
+    def _user_of(self, filename: str) -> str:
+        """Who has started a print here; prints that were started elsewhere are nobody's."""
+        wanted, user = self._klippy.print_wanted_by
+        self._klippy.print_wanted_by = ("", None)
+        return user if user is not None and wanted == filename else NOBODY
+
+    def _drop_oldest(self) -> None:
+        names = self._jobs.keys()
+        if len(names) >= MAX_JOBS:
+            self._jobs.update({}, names[: len(names) - MAX_JOBS + 1])
 
     async def _note(self, uid: str) -> None:
         """Store now and then how far a job has come."""
@@ -316,8 +334,8 @@ class History(Component):
         return {"deleted_jobs": [uid]}
 
 
-def _number(uid: str) -> int:
+def _number(uid: object) -> int:
     try:
-        return int(uid, 16)
-    except ValueError:  # of another server
+        return int(str(uid), 16)
+    except ValueError:  # there is none, or it is another server's
         return 0

@@ -76,10 +76,10 @@ CHANGED = notification(
 class _Waiting:
     """One job in the queue."""
 
-    __slots__ = ("filename", "time_added", "uid")
+    __slots__ = ("filename", "time_added", "uid", "user")
 
-    def __init__(self, filename: str, uid: str, time_added: float) -> None:
-        self.filename, self.uid, self.time_added = filename, uid, time_added
+    def __init__(self, filename: str, uid: str, time_added: float, user: str | None) -> None:
+        self.filename, self.uid, self.time_added, self.user = filename, uid, time_added, user
 
     def as_dict(self) -> QueuedJob:
         waited = max(time.time() - self.time_added, 0.0)
@@ -106,7 +106,8 @@ class JobQueue(Component):
     async def start(self) -> None:
         stored = self._store.get(KEY)
         for item in stored if isinstance(stored, list) else []:
-            self._jobs.append(_Waiting(str(item["filename"]), str(item["job_id"]), float(item["time_added"])))
+            time_added = float(item["time_added"])
+            self._jobs.append(_Waiting(str(item["filename"]), str(item["job_id"]), time_added, item.get("user")))
         self._files.queue_uploads(self._add_upload)
         self._job.listeners.append(self._follow)
         self._klippy.on_state.append(self._follow_klippy)
@@ -128,7 +129,7 @@ class JobQueue(Component):
 
         Error 400: one of them does not exist, or the queue is full.
         """
-        await self._add(filenames, is_reset=reset)
+        await self._add(filenames, call.user, is_reset=reset)
         return self.status(call)
 
     @endpoint(DELETE, "/server/job_queue/job")
@@ -172,7 +173,7 @@ class JobQueue(Component):
 
     # the queue
 
-    async def _add(self, filenames: list[str], *, is_reset: bool = False) -> None:
+    async def _add(self, filenames: list[str], user: str | None, *, is_reset: bool = False) -> None:
         names = [name.strip().strip("/") for name in filenames]
         for name in names:
             if not await self._files.has_gcode(name):
@@ -181,15 +182,15 @@ class JobQueue(Component):
         if not names or len(before) + len(names) > MAX_JOBS:
             raise BadRequest(f"Argument 'filenames' must name files, and the queue has room for {MAX_JOBS} jobs")
         now = time.time()
-        await self._replace([*before, *(_Waiting(name, f"{uuid4().int >> 64:016X}", now) for name in names)])
+        await self._replace([*before, *(_Waiting(name, f"{uuid4().int >> 64:016X}", now, user) for name in names)])
         for listener in self.on_added:
             listener()
         self._tell("jobs_added", with_queue=True)
 
-    async def _add_upload(self, filename: str) -> bool:
+    async def _add_upload(self, filename: str, user: str | None) -> bool:
         """Take an upload that cannot be printed at once. False: there is no room."""
         try:
-            await self._add([filename])
+            await self._add([filename], user)
         except ApiError as exc:
             log.warning("The uploaded file '%s' could not be queued: %s", filename, exc.message)
             return False
@@ -198,7 +199,10 @@ class JobQueue(Component):
     async def _replace(self, jobs: list[_Waiting]) -> None:
         """Store a queue and have it from then on. ApiError: it cannot be stored, and stays as it was."""
         before, self._jobs = self._jobs, jobs
-        stored = [{"filename": job.filename, "job_id": job.uid, "time_added": job.time_added} for job in jobs]
+        stored = [
+            {"filename": job.filename, "job_id": job.uid, "time_added": job.time_added, "user": job.user}
+            for job in jobs
+        ]
         try:
             await self._store.save(KEY, stored)
         except ApiError:
@@ -262,7 +266,7 @@ class JobQueue(Component):
             self._loading = None  # from here on it cannot be called back
             if not await self._files.has_gcode(job.filename):
                 raise BadRequest(f"the file '{job.filename}' is not there any more: delete the job, or upload the file")
-            await self._klippy.print_file(job.filename)
+            await self._klippy.print_file(job.filename, user=job.user)
             await self._replace([item for item in self._jobs if item is not job])
         except ApiError as exc:
             self._loading = None

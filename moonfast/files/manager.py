@@ -123,8 +123,10 @@ class FileManager(Component):
             return False
         return is_gcode(relative) and await self._files.workers.quick(os.path.isfile, location.path)
 
-    def queue_uploads(self, queue: Callable[[str], Awaitable[bool]]) -> None:
-        """Give uploads that are to be printed to `queue` while the printer is busy, if the configuration says so."""
+    def queue_uploads(self, queue: Callable[[str, str | None], Awaitable[bool]]) -> None:
+        """Give uploads that are to be printed to `queue` while the printer is busy, and who has sent them, if the
+        configuration says so.
+        """
         if self._config.queue_gcode_uploads:
             self._transfers.queue = queue
 

@@ -116,7 +116,7 @@ class PrinterApi:
     @endpoint(POST, "/printer/print/start")
     def start_print(self, call: Call, filename: str) -> Later:
         """Print a file of the gcodes folder; the name is relative to it."""
-        return self._klippy.print_file(filename)
+        return self._klippy.print_file(filename, user=call.user)
 
     @endpoint(POST, "/printer/print/pause")
     def pause_print(self, call: Call) -> Later:

@@ -115,6 +115,7 @@ class Klippy:
         self.methods = RemoteMethods(self._announce_method)
         self.on_identified: list[Callable[[], None]] = []  # told when `info` is known, at each new connection
         self.on_disconnected: list[Callable[[], None]] = []  # told behind `on_lost`
+        self.print_wanted_by: tuple[str, str | None] = ("", None)  # the last file that was to be printed, and by whom
         self.on_state: list[Callable[[KlippyState], None]] = []  # told of every state, before clients are
         self.state = KlippyState.DISCONNECTED
         self.info: dict[str, Any] = {}
@@ -148,8 +149,9 @@ class Klippy:
         """Ask Klippy; see Requests.send."""
         return self._requests.send(method, params, timeout_s=timeout_s, urgent=urgent)
 
-    def print_file(self, filename: str, *, timeout_s: float | None = None) -> Later:
-        """Print a file of the gcodes folder. BadRequest: no command can hold its name."""
+    def print_file(self, filename: str, *, user: str | None = None, timeout_s: float | None = None) -> Later:
+        """Print a file of the gcodes folder, for a user. BadRequest: no command can hold its name."""
+        self.print_wanted_by = (filename.removeprefix("/"), user)
         script = f'SDCARD_PRINT_FILE FILENAME="{quoted(filename)}"'
         return self.request("gcode/script", {"script": script}, timeout_s=timeout_s)
 

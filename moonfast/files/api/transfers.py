@@ -35,7 +35,9 @@ class TransferApi:
     def __init__(self, files: FileService, options: Options, klippy: Klippy, job: Job, max_upload_bytes: int) -> None:
         self._files, self._options, self._klippy, self._job = files, options, klippy, job
         self._max_upload_bytes = max_upload_bytes
-        self.queue: Callable[[str], Awaitable[bool]] | None = None  # where files go that cannot be printed at once
+        self.queue: Callable[[str, str | None], Awaitable[bool]] | None = (
+            None  # where files go that cannot be printed at once
+        )
         self.klippy_log_path = f"{options.data_path}/logs/klippy.log"
 
     @endpoint(GET, "/server/files/klippy.log", transports=Transport.HTTP)
@@ -80,7 +82,7 @@ class TransferApi:
         """
         assert isinstance(form, Upload)
         try:
-            answer, location = await self._store(form)
+            answer, location = await self._store(call, form)
         except BaseException:
             form.abort()
             raise
@@ -89,7 +91,7 @@ class TransferApi:
         scheme = "https" if call.is_secure else "http"
         return HttpAnswer(encode(answer), status=201, headers=(("Location", f"{scheme}://{call.host}{address}"),))
 
-    async def _store(self, form: Upload) -> tuple[dict[str, Any], Location]:
+    async def _store(self, call: Call, form: Upload) -> tuple[dict[str, Any], Location]:
         """Put an uploaded file into its place."""
         files, location = self._files, form.target()
         files.check_unlocked(location)
@@ -112,17 +114,17 @@ class TransferApi:
         answer: dict[str, Any] = {**files.done("create_file", location, entry)}
         if is_gcode:
             wants_print = form.fields.get("print", "").lower() == "true"
-            is_started = answer["print_started"] = wants_print and await self._print(location.relative)
+            is_started = answer["print_started"] = wants_print and await self._print(location.relative, call.user)
             waits = wants_print and not is_started and self.queue is not None
-            answer["print_queued"] = waits and await self.queue(location.relative)  # type: ignore[misc]
+            answer["print_queued"] = waits and await self.queue(location.relative, call.user)  # type: ignore[misc]
         return answer, location
 
-    async def _print(self, relative: str) -> bool:
+    async def _print(self, relative: str, user: str | None) -> bool:
         """Start a print; False: the printer is busy or not ready."""
         if self._job.is_active or not self._klippy.is_connected:
             return False
         try:
-            await self._klippy.print_file(relative, timeout_s=PRINT_TIMEOUT_S)
+            await self._klippy.print_file(relative, user=user, timeout_s=PRINT_TIMEOUT_S)
         except ApiError as exc:
             log.warning("The uploaded file '%s' could not be printed: %s", relative, exc.message)
             return False
