@@ -17,7 +17,7 @@ import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from moonfast.files.roots import Root, Roots, is_part
+from moonfast.files.roots import Root, Roots, is_below, is_part
 from moonfast.files.tree import (
     CREATE,
     DELETE,
@@ -424,9 +424,10 @@ class Watcher:
                 self._held.remove(path)
 
     async def sync(self, tree: Tree, relative: str) -> tuple[Entry | None, list[Change]]:
-        """Look at one path now, and at the folders above it that are not known. Nothing is told.
+        """Look at one path now, and at the folders above it that are not known.
 
-        Return what is there, and all that has changed there and below.
+        Return what is there, and all that has changed there and below: the caller tells of that. What else is new,
+        such as folders made on the way, is told here.
         """
         dirty = self._dirty[tree]
         changes: list[Change] = []
@@ -438,12 +439,15 @@ class Watcher:
             if is_last or name not in folder.children:
                 break
             folder = folder.children[name]
-        entry = tree.entry(relative)
-        for change in changes:
+        own = [change for change in changes if is_below(change.relative, relative)]
+        for change in own:
             change.entry.is_announced = True
+        entry = tree.entry(relative)
         if entry is not None:
             entry.is_announced = True
-        return entry, changes
+        if len(own) < len(changes):
+            self._tell(tree, [change for change in changes if not is_below(change.relative, relative)], dirty)
+        return entry, own
 
     async def settle(self, tree: Tree) -> None:
         """Before a listing: take in what the kernel has told until now, and look at it."""
