@@ -10,7 +10,7 @@ import pytest
 
 from tests.fuzz.target import Target
 
-NAMES = ("framing", "gcodepass", "http", "jsonspan", "status", "ufp", "wsframe")
+NAMES = ("framing", "gcodepass", "http", "jsonspan", "multipart", "status", "ufp", "wsframe")
 
 
 @pytest.fixture(params=NAMES)
