@@ -166,9 +166,11 @@ def zip_files(target: str, items: list[tuple[str, str]], *, store_only: bool) ->
         replacing(Path(target)) as part,
         zipfile.ZipFile(part, "w", kind, strict_timestamps=False) as archive,
     ):
+        packed = {target}  # a folder and a file in it may both be asked for
         for path, name in items:
             for file_path, file_name in _below(path, name):
-                if file_path != target:
+                if file_path not in packed:
+                    packed.add(file_path)
                     archive.write(file_path, file_name)
 
 

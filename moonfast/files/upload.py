@@ -56,7 +56,6 @@ class Upload:
         self.is_full = False
         self.on_drained: Callable[[], None] = lambda: None
         self.on_failed: Callable[[ApiError], None] = lambda error: None
-        self._folder = ""
         self._descriptor = -1
         self._hash: Any = None
         self._pending = bytearray()  # one piece, however small those are that come
@@ -80,8 +79,6 @@ class Upload:
         if not filename.strip("/"):
             raise BadRequest("The file has no name: give 'filename' in its part of the form")
         self.filename = filename
-        self._folder = self._near(self.fields.get("root", "gcodes"), self.fields.get("path", ""), filename)
-        self.part = f"{self._folder}/{PART_PREFIX}{os.urandom(8).hex()}{PART_SUFFIX}"
         if "checksum" in self.fields:
             self._hash = _sha256()
 
@@ -127,7 +124,6 @@ class Upload:
 
     async def finish(self) -> str:
         """Wait until all is on its way to the disk, check the sum; the path of the part file, the caller's now."""
-        assert self.part is not None, "target() comes first"
         while self._error is None and (self._pending or self._job is not None or self._descriptor < 0):
             if self._job is None:
                 self._begin_job()
@@ -136,6 +132,8 @@ class Upload:
             await asyncio.sleep(0)  # for _written
         if self._error is not None:
             raise self._error
+        self._find_part()
+        assert self.part is not None
         descriptor, self._descriptor = self._descriptor, -1
         wanted = self.fields.get("checksum", "").lower()
         digest = await self._workers.quick(_close, descriptor, self.size, wanted != "" and self._hash is None)
@@ -178,7 +176,8 @@ class Upload:
     def _write(self, piece: bytearray, at: int) -> None:
         """In a worker thread; one at a time."""
         if self._descriptor < 0:
-            assert self.part is not None
+            folder = self._near(self.fields.get("root", "gcodes"), self.fields.get("path", ""), self.filename or "")
+            self.part = f"{folder}/{PART_PREFIX}{os.urandom(8).hex()}{PART_SUFFIX}"
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
             self._descriptor = os.open(self.part, flags, 0o644)
             if self._expected_bytes >= ALLOCATE_BYTES:
@@ -208,8 +207,14 @@ class Upload:
             self.is_full = False
             self.on_drained()
 
+    def _find_part(self) -> None:
+        """The folder of the part file may have been moved while the file came."""
+        with contextlib.suppress(OSError):
+            self.part = os.readlink(f"/proc/self/fd/{self._descriptor}")
+
     def _remove(self) -> None:
         if self._descriptor >= 0:
+            self._find_part()
             os.close(self._descriptor)
             self._descriptor = -1
         if self.part is not None:
@@ -263,7 +268,7 @@ def _as_api_error(error: BaseException) -> ApiError:
             return InsufficientStorage("The disk is full: delete files and upload again")
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             return Forbidden("The folder cannot be written to: give the user of this server the right to")
-        if error.errno == errno.ENOENT:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
             return BadRequest("The folder was deleted while the file came: upload it again")
     log.error("An upload could not be written", exc_info=error)
     return InternalError("The upload could not be written: see the server's log")

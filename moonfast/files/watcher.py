@@ -17,7 +17,7 @@ import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from moonfast.files.roots import Root, Roots, is_part
+from moonfast.files.roots import Root, Roots, is_below, is_part
 from moonfast.files.tree import (
     CREATE,
     DELETE,
@@ -175,6 +175,7 @@ class Watcher:
             if event.mask & inotify.OVERFLOW:
                 for tree, dirty in self._dirty.items():
                     dirty.is_all = True
+                    dirty.opened.clear()  # that they were closed may be among what is lost
                     self._schedule(tree)
                 continue
             places = self._by_watch.get(event.watch)
@@ -282,11 +283,14 @@ class Watcher:
                 await self._merge(tree, await self._probe(tree, folder, ready), dirty)
 
     def _must_wait(self, tree: Tree, relative: str) -> bool:
-        path = tree.path(relative)
-        if any(_overlap(path, held) for held in self._held):
+        if self._is_held(tree, relative):
             return True
         told = self._told.get((tree.root.name, relative))
         return told is not None and asyncio.get_running_loop().time() - told < MODIFY_INTERVAL_S
+
+    def _is_held(self, tree: Tree, relative: str) -> bool:
+        path = tree.path(relative)
+        return any(_overlap(path, held) for held in self._held)
 
     def _probe(self, tree: Tree, folder: Folder, names: list[str]) -> asyncio.Future[list[Listed]]:
         known = frozenset(folder.children)
@@ -303,7 +307,7 @@ class Watcher:
         """Tell of a move as such, if the thing was known where it was and is now where it is said to be."""
         source, target = join(old.relative, name), join(new.relative, new_name)
         entry = old.entries.get(name)
-        if entry is None or not entry.is_announced or self._must_wait(tree, source) or self._must_wait(tree, target):
+        if entry is None or not entry.is_announced or self._is_held(tree, source) or self._is_held(tree, target):
             return
         listed = await self._probe(tree, new, [new_name])
         seen = listed[0].looks[0].seen
@@ -327,6 +331,7 @@ class Watcher:
                 gone = [name for name in folder.entries if name not in names] if folder is not None else []
                 pieces.append([Look(name, None) for name in gone])
             for piece in pieces:
+                self._close_links(tree, relative, piece, dirty)
                 new = tree.merge(Listed(relative, piece, is_whole and len(pieces) == 1))
                 self._let_go(tree)
                 if is_told:
@@ -336,6 +341,14 @@ class Watcher:
                     await asyncio.sleep(0)
             self._adopt(tree, relative, dirty)
         return changes
+
+    def _close_links(self, tree: Tree, relative: str, looks: list[Look], dirty: _Dirty) -> None:
+        """A link is made, but never written to: nobody will close it."""
+        folder = tree.folder(relative)
+        if folder is not None and dirty.opened:
+            dirty.opened.difference_update(
+                (folder, item.name) for item in looks if item.seen is not None and item.seen.has_other_names
+            )
 
     def _tell(self, tree: Tree, changes: list[Change], dirty: _Dirty) -> None:
         """Hand changes on, but for files that are still being written: those are told when they are closed."""
@@ -424,9 +437,10 @@ class Watcher:
                 self._held.remove(path)
 
     async def sync(self, tree: Tree, relative: str) -> tuple[Entry | None, list[Change]]:
-        """Look at one path now, and at the folders above it that are not known. Nothing is told.
+        """Look at one path now, and at the folders above it that are not known.
 
-        Return what is there, and all that has changed there and below.
+        Return what is there, and all that has changed there and below: the caller tells of that. What else is new,
+        such as folders made on the way, is told here.
         """
         dirty = self._dirty[tree]
         changes: list[Change] = []
@@ -438,12 +452,15 @@ class Watcher:
             if is_last or name not in folder.children:
                 break
             folder = folder.children[name]
-        entry = tree.entry(relative)
-        for change in changes:
+        own = [change for change in changes if is_below(change.relative, relative)]
+        for change in own:
             change.entry.is_announced = True
+        entry = tree.entry(relative)
         if entry is not None:
             entry.is_announced = True
-        return entry, changes
+        if len(own) < len(changes):
+            self._tell(tree, [change for change in changes if not is_below(change.relative, relative)], dirty)
+        return entry, own
 
     async def settle(self, tree: Tree) -> None:
         """Before a listing: take in what the kernel has told until now, and look at it."""

@@ -24,7 +24,7 @@ from moonfast.vocab import KlippyState
 from tests.wire.fake_klippy import ETX, FakeKlippy
 from tests.wire.raw import WAIT_S, RawSocket, open_raw
 
-TRUSTED = "[authorization]\ntrusted_clients:\n    127.0.0.0/8\n    ::1\n\n"
+TRUSTED = "\n[authorization]\ntrusted_clients:\n    127.0.0.0/8\n    ::1\n\n"
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -241,7 +241,7 @@ def write_config(data_path: str, port: int, text: str = "") -> None:
     with open(os.path.join(data_path, "config", "moonraker.conf"), "w") as stream:
         stream.write(
             f"[server]\nhost: 127.0.0.1\nport: {port}\nklippy_uds_address: {klippy_path(data_path)}\n\n"
-            f"{'' if '[authorization]' in text else TRUSTED}{text}\n"
+            f"{text}\n{'' if '[authorization]' in text else TRUSTED}"
         )
 
 

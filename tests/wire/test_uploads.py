@@ -541,6 +541,26 @@ async def test_the_folder_is_deleted_meanwhile() -> None:
         await here.is_well()
 
 
+@pytest.mark.parametrize("is_whole", [True, False])
+async def test_the_folder_is_moved_meanwhile(is_whole: bool) -> None:
+    """The part file has gone with it: it is found all the same."""
+    async with place() as here:
+        (here.gcodes / "one").mkdir()
+        content = bytes(2_000_000)
+        body = form(field("path", "one"), file("a.bin", content))
+        client = await here.connect()
+        client.send(head(len(body)) + body[:-1_000_000])
+        await until(lambda: any(len(kept) > 500_000 for kept in here.files().values()))
+        moved = {"source": "gcodes/one", "dest": "gcodes/two"}
+        assert (await here.served.http("POST", "/server/files/move", moved))[0] == 200
+        if is_whole:
+            client.send(body[-1_000_000:])
+            assert (await client.read()).status == 201
+        else:
+            client.writer.transport.abort()
+        await until(lambda: here.files() == ({"one/a.bin": content} if is_whole else {}))
+
+
 async def test_nothing_is_written_to_roots_that_are_for_reading() -> None:
     body = form(field("root", "logs"), file("a.txt", bytes(3_000_000)))
     async with place() as here:

@@ -95,7 +95,6 @@ class TransferApi:
         """Put an uploaded file into its place."""
         files, location = self._files, form.target()
         files.check_unlocked(location)
-        part = await form.finish()
         package = location
         is_package = location.root.name == GCODES and ufp.is_package(location.relative)
         if is_package:
@@ -103,6 +102,7 @@ class TransferApi:
         tree = files.watcher.trees[location.root.name]
         async with files.claims.of(location.real):
             files.check_unlocked(location)
+            part = await form.finish()
             with files.watcher.hold(location.path, package.path):
                 picture = await files.workers.long(_take, part, location, package if is_package else None)
                 entry, _ = await files.watcher.sync(tree, location.relative)
