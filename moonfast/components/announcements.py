@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 NAMESPACE = "announcements"
 FEED_URL = "https://arksine.github.io/moonlight/assets/{}.xml"
 OWN_FEEDS = ("moonraker", "klipper")
+FIRST_UPDATE_S = 60.0
+"""A machine that boots has other things to do."""
 UPDATE_S = 30 * 60.0
 TIMEOUT_S = 15.0
 MAX_FEEDS = 50
@@ -41,7 +43,7 @@ class AnnouncementsConfig(Section, name="announcements"):
     enable_moonlight: Annotated[bool, Option(doc="Fetch the feeds. Only if this section is in the configuration.")] = (
         True
     )
-    dev_mode: Annotated[bool, Option(doc="Not used.", deprecated="it is not needed any more.")] = False
+    dev_mode: Annotated[bool, Option(doc="Fetch nothing.")] = False
 
 
 class Entry(TypedDict):
@@ -92,7 +94,7 @@ WOKEN = notification("announcement_wake", EntryId, "An announcement that was dis
 
 class Announcements(Component):
     def __init__(self, config: AnnouncementsConfig, all_config: Config, database: Database) -> None:
-        self._fetches = config.enable_moonlight and "announcements" in all_config
+        self._fetches = config.enable_moonlight and not config.dev_mode and "announcements" in all_config
         self._configured = list(dict.fromkeys((*OWN_FEEDS, *(name.lower() for name in config.subscriptions))))
         self._store = database.namespace(NAMESPACE)
         self._client = HttpClient()
@@ -218,6 +220,7 @@ class Announcements(Component):
     # feeds
 
     async def _update_always(self) -> None:
+        await asyncio.sleep(FIRST_UPDATE_S)
         while True:
             await self._update_and_tell()
             await asyncio.sleep(UPDATE_S)

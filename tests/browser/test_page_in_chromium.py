@@ -28,6 +28,7 @@ async def simulated(folder: Path, prefix: str = "") -> AsyncIterator[str]:
     port = free_port()
     (folder / "config").mkdir()
     text = f"[server]\nport: {port}\n" + (f"route_prefix: {prefix}\n" if prefix else "") + "[nosuch_section]\n"
+    text += "[authorization]\ntrusted_clients: 127.0.0.1\n"
     (folder / "config" / "moonraker.conf").write_text(text)
     command = (sys.executable, "-m", "moonfast", "--simulate", "-d", str(folder))
     process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.DEVNULL)
