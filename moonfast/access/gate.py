@@ -10,11 +10,11 @@ the connections has each of them assessed again. Source: specification, "Authori
 
 from __future__ import annotations
 
-import hmac
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from moonfast.access.secrets import is_same
 from moonfast.access.tokens import OneShots
 from moonfast.access.trusted import TrustedClients
 from moonfast.access.users import API_USER, RESERVED, TRUSTED_USER, Users
@@ -102,7 +102,7 @@ class Gate:
         if not self._uses_api_key:
             raise Unauthorized(NO_KEY, "api_key_disabled")
         own = self._users.api_key.encode()
-        if not own or not hmac.compare_digest(key.encode(), own):
+        if not own or not is_same(key.encode(), own):
             raise Unauthorized(BAD_KEY, "invalid_api_key")
         return Proof(API_USER, own)
 
@@ -117,9 +117,9 @@ class Gate:
         if proof.user == TRUSTED_USER:
             return not self.demands_login
         if proof.user == API_USER:
-            return self._uses_api_key and hmac.compare_digest(proof.secret, self._users.api_key.encode())
+            return self._uses_api_key and is_same(proof.secret, self._users.api_key.encode())
         key = self._users.key_of(proof.user)
-        return key is not None and hmac.compare_digest(proof.secret, key)
+        return key is not None and is_same(proof.secret, key)
 
     # lasting connections
 

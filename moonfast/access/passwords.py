@@ -8,8 +8,9 @@ The salt stands beside it, in hex. All of this takes long: for a worker thread.
 
 from __future__ import annotations
 
-import hmac
 import os
+
+from moonfast.access.secrets import is_same
 
 SALT_BYTES = 32
 SCRYPT_N, SCRYPT_R, SCRYPT_P = 2**14, 8, 1
@@ -34,8 +35,8 @@ def is_right(password: str, stored: str, salt: str) -> bool:
             _, n, r, p, key = stored.split("$")
             if int(n) * int(r) > SCRYPT_N * SCRYPT_R or int(p) > SCRYPT_P:
                 return False  # not ours: it would take any memory it likes
-            return hmac.compare_digest(_scrypt(password, raw_salt, int(n), int(r), int(p)), bytes.fromhex(key))
-        return hmac.compare_digest(_pbkdf2(password, raw_salt), bytes.fromhex(stored))
+            return is_same(_scrypt(password, raw_salt, int(n), int(r), int(p)), bytes.fromhex(key))
+        return is_same(_pbkdf2(password, raw_salt), bytes.fromhex(stored))
     except ValueError:
         return False
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hmac
 import os
 from typing import NamedTuple
 
+from moonfast.access.secrets import is_same
 from moonfast.codec import DecodeError, decode, encode
 
 ISSUER = "Moonraker"
@@ -64,10 +64,12 @@ def read(token: str) -> Claims | None:
 
 
 def is_signed(claims: Claims, key: bytes) -> bool:
-    return hmac.compare_digest(_sign(key, claims.signed), claims.signature)
+    return is_same(_sign(key, claims.signed), claims.signature)
 
 
 def _sign(key: bytes, data: bytes) -> bytes:
+    import hmac  # needs half a megabyte: only where there are logins
+
     return hmac.digest(key, data, "sha256")
 
 
