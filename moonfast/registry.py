@@ -35,6 +35,7 @@ class Entry(NamedTuple):
 
 COMPONENTS: tuple[Entry, ...] = (
     Entry("database", "moonfast.components.database:DatabaseApi", always=True),
+    Entry("ldap", "moonfast.components.ldap:Ldap"),
     Entry("authorization", "moonfast.components.authorization:Authorization", always=True),
     Entry("file_manager", "moonfast.files.manager:FileManager", always=True),
     Entry("job_queue", "moonfast.components.job_queue:JobQueue", always=True),

@@ -23,6 +23,7 @@ from moonfast.access.users import API_USER, RESERVED, SOURCE, TRUSTED_USER, User
 from moonfast.api.call import Call
 from moonfast.api.endpoint import endpoint, notification
 from moonfast.component import Component
+from moonfast.components.ldap import Ldap
 from moonfast.config.sections import AuthorizationConfig
 from moonfast.errors import BadRequest, Unauthorized
 from moonfast.vocab import DELETE, GET, POST, Access, Transport
@@ -34,6 +35,7 @@ T = TypeVar("T")
 DAY_S = 24 * 3600.0
 RESOLVE_S = 60.0
 """Between two looks which addresses the names in `trusted_clients` have."""
+LDAP = "ldap"
 WAYS = Transport.ALL & ~Transport.MQTT
 WRONG = "Invalid username or password"
 """One text for both: it tells nobody which names exist."""
@@ -86,8 +88,17 @@ LOGGED_OUT = notification("user_logged_out", UserName, "A user has logged out, e
 
 
 class Authorization(Component):
-    def __init__(self, config: AuthorizationConfig, users: Users, gate: Gate, trusted: TrustedClients) -> None:
+    def __init__(
+        self, config: AuthorizationConfig, users: Users, gate: Gate, trusted: TrustedClients, ldap: Ldap | None
+    ) -> None:
         self._config, self._users, self._gate, self._trusted = config, users, gate, trusted
+        self._ldap = ldap
+        self._sources = [SOURCE, LDAP] if ldap is not None else [SOURCE]
+        self._default_source = config.default_source if config.default_source in self._sources else SOURCE
+        if self._default_source != config.default_source:
+            self.warnings = [
+                "[authorization] default_source is 'ldap', but there is no section [ldap] that works: add it"
+            ]
         self._attempts = Attempts(config.max_login_attempts)
         self._hashing = asyncio.Lock()  # one at a time: each takes 16 MiB
         self._started_at = time.time()
@@ -107,17 +118,22 @@ class Authorization(Component):
         On a WebSocket the connection is that of this user from then on. Error 400: name or password are wrong; 401: too
         many logins from this address have failed, `reason` is "too_many_attempts".
         """
-        self._check_source(source)
+        source = self._default_source if source is None else source
+        if source not in self._sources:
+            raise BadRequest(f"There is no source of users '{source}': use one of {', '.join(self._sources)}")
+        self._check_name(username)
         now = time.monotonic()
         self._attempts.check(call.address, now)
-        if not await self._is_right(username, password):
+        try:
+            await self._check(username, password, source)
+        except BadRequest:
             self._attempts.failed(call.address, now)
-            raise BadRequest(WRONG)
+            raise
         self._attempts.succeeded(call.address)
         record = self._users.get(username)
         if record is None:  # deleted meanwhile
             raise BadRequest(WRONG)
-        if self._config.rehash_passwords and not passwords.is_strong(record["password"]):
+        if source == SOURCE and self._config.rehash_passwords and not passwords.is_strong(record["password"]):
             await self._users.set_password(username, *await self._hash(password), keeps_tokens=True)
         return await self._log_in(call, username, "user_logged_in")
 
@@ -224,17 +240,29 @@ class Authorization(Component):
     def info(self, call: Call) -> AccessInfo:
         """Return how to log in, and whether the caller has to."""
         return {
-            "default_source": SOURCE,
-            "available_sources": [SOURCE],
+            "default_source": self._default_source,
+            "available_sources": self._sources,
             "login_required": self._gate.demands_login,
             "trusted": call.address is None or self._trusted.serves(call.address),
         }
 
     # steps
 
-    def _check_source(self, source: str | None) -> None:
-        if source is not None and source != SOURCE:
-            raise BadRequest(f"There is no source of users '{source}': use '{SOURCE}'")
+    async def _check(self, username: str, password: str, source: str) -> None:
+        """BadRequest: this is not the user's password, there."""
+        record = self._users.get(username)
+        if record is not None and record["source"] != source:
+            raise BadRequest(f"User {username} is one of '{record['source']}': log in there")
+        if source == SOURCE:
+            if not await self._is_right(username, password):
+                raise BadRequest(WRONG)
+            return
+        assert self._ldap is not None
+        await self._ldap.check(username, password)
+        if self._users.get(username) is None:  # the directory's users have an account here from their first login
+            await self._users.add(username, "", "", LDAP)
+            self.emit_soon(CREATED, {"username": username})
+            self._assess_soon()
 
     def _check_name(self, username: str) -> None:
         if username in RESERVED:
