@@ -22,7 +22,7 @@ from moonfast.files import operations, ufp
 from moonfast.files.details import Details
 from moonfast.files.metadata import Metadata, is_scanned
 from moonfast.files.operations import Claims
-from moonfast.files.roots import WRITE, Location, Root, Roots
+from moonfast.files.roots import WRITE, Location, Root, Roots, is_below
 from moonfast.files.tree import CREATE, DELETE, MODIFY, MOVE, Change, Entry, Tree
 from moonfast.files.watcher import Watcher
 from moonfast.files.whole_file import WholeFilePass
@@ -199,6 +199,8 @@ class FileService:
             self._spawn(self.metadata.moved(source, tree.path(relative), change.source, relative))
         if not is_first:
             self._announce(tree, change)
+        if change.kind == MOVE and change.source is not None:
+            self.carry(tree, change.source, relative)
 
     def _announce_later(self, tree: Tree, change: Change, future: asyncio.Future[None]) -> None:
         """Tell of a gcode file when its metadata is there, or after a time."""
@@ -208,13 +210,23 @@ class FileService:
             if handle is not None:
                 handle.cancel()
                 now = tree.entry(change.relative)  # a processor may have rewritten it
-                self._announce(tree, change if now is None else change._replace(entry=now))
+                if now is not None:
+                    self._announce(tree, change._replace(entry=now))
 
         earlier = self._announcing.pop(change.relative, None)
         if earlier is not None:
             earlier.cancel()
         self._announcing[change.relative] = asyncio.get_running_loop().call_later(ANNOUNCE_S, tell)
         future.add_done_callback(tell)
+
+    def carry(self, tree: Tree, old: str, new: str) -> None:
+        """A file or a folder has moved: what waits to be announced is announced where it is now."""
+        for relative in [key for key in self._announcing if is_below(key, old)]:
+            self._announcing.pop(relative).cancel()
+            moved = new + relative[len(old) :]
+            entry = tree.entry(moved)
+            if entry is not None:
+                self._announce_later(tree, Change(CREATE, moved, entry), self.metadata.wanted(moved))
 
     def _announce(self, tree: Tree, change: Change) -> None:
         entry, kind = change.entry, "dir" if change.entry.is_dir else "file"

@@ -25,7 +25,10 @@ from PIL import Image
 
 from moonfast.api.upload import UploadSink
 from moonfast.errors import ApiError
+from moonfast.files import metadata as metadata_module
 from moonfast.files import upload as upload_module
+from moonfast.files.manager import FileManager
+from moonfast.files.service import FileService
 from moonfast.files.upload import PENDING_BYTES, WRITE_BYTES
 from moonfast.transports.upload import MAX_FIELD_BYTES, MAX_FIELDS, MAX_FORM_BYTES, MultipartUpload
 from tests.wire.raw import WAIT_S
@@ -79,6 +82,16 @@ class Place:
         return {
             str(path.relative_to(self.gcodes)): path.read_bytes() for path in self.gcodes.rglob("*") if path.is_file()
         }
+
+    @property
+    def service(self) -> FileService:
+        manager = self.served.server.components.find(FileManager)
+        assert manager is not None
+        return manager._files
+
+    @staticmethod
+    def told(watcher: Any) -> list[tuple[str, str]]:
+        return [(item["action"], item["item"]["path"]) for (item,) in watcher.of("notify_filelist_changed")]
 
     async def is_well(self) -> None:
         """The server answers, on the same connection."""
@@ -701,3 +714,28 @@ NEAR_BOUNDARIES = st.lists(
 def test_any_bytes_are_taken_or_refused(body: bytes, cuts: list[int]) -> None:
     body = b"--b\r\n" + body
     assert taken(body, cuts) == taken(body, [])
+
+
+async def test_a_file_that_moves_while_it_waits_for_its_metadata(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others put it there, and move it before it was announced: it is announced where it is."""
+    slow = threading.Event()
+    read = metadata_module.read
+
+    def wait_and_read(path: str) -> Any:
+        slow.wait(5)
+        return read(path)
+
+    monkeypatch.setattr(metadata_module, "read", wait_and_read)
+    async with place() as here:
+        watcher = await here.served.client()
+        await watcher.call("server.files.list")
+        (here.gcodes / "a.gcode").write_bytes(GCODE)
+        (here.gcodes / "gone.gcode").write_bytes(GCODE)
+        await until(lambda: here.service._announcing)
+        await watcher.call("server.files.move", {"source": "gcodes/a.gcode", "dest": "gcodes/b.gcode"})
+        (here.gcodes / "gone.gcode").unlink()
+        await asyncio.sleep(0.2)
+        slow.set()
+        await until(lambda: ("create_file", "b.gcode") in here.told(watcher))
+        assert ("create_file", "a.gcode") not in here.told(watcher)
+        assert ("create_file", "gone.gcode") not in here.told(watcher)

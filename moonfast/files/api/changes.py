@@ -109,6 +109,8 @@ class ChangesApi:
         elif old.root.name == GCODES:
             await self._files.metadata.deleted(old.path, old.relative)
         self._files.scan_new(new_tree, changes)
+        if old_tree is not None and old_tree is new_tree:
+            self._files.carry(new_tree, old.relative, new.relative)
         action = "move_dir" if entry is not None and entry.is_dir else "move_file"
         return self._files.done(action, new, entry, {"path": old.relative, "root": old.root.name})
 

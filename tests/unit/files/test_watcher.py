@@ -150,7 +150,8 @@ async def test_a_storm_is_looked_at_in_pieces(tmp_path: Path) -> None:
         await asyncio.to_thread(storm)
         await until(lambda: len(here.told) >= count)
         await asyncio.sleep(QUIET_S)
-        assert len(here.told) == len(set(here.told)) == count
+        made = [item for item in here.told if item[0] == "create"]  # on a busy machine some are seen before their end
+        assert len(made) == len(set(made)) == count
         assert here.batches < count / 10
         here.told.clear()
         await asyncio.to_thread(shutil.rmtree, here.top, ignore_errors=True)
