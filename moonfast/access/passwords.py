@@ -18,6 +18,8 @@ SCRYPT_N, SCRYPT_R, SCRYPT_P = 2**14, 8, 1
 PBKDF2_ROUNDS = 100_000
 MAX_PASSWORD_BYTES = 1024
 _PREFIX = "scrypt"
+NOBODYS = (f"{_PREFIX}${SCRYPT_N}${SCRYPT_R}${SCRYPT_P}$" + "00" * 32, "00" * SALT_BYTES)
+"""A stored password that fits none: to check it takes as long as to check a real one."""
 
 
 def new_hash(password: str) -> tuple[str, str]:

@@ -290,10 +290,11 @@ class Authorization(Component):
 
     async def _is_right(self, name: str, password: str) -> bool:
         """Check a password; it takes as long for a name that does not exist."""
-        record = self._users.get(name) or {"password": "", "salt": "00"}
+        record = self._users.get(name)
+        stored, salt = (record["password"], str(record.get("salt"))) if record is not None else passwords.NOBODYS
         if len(password.encode()) > passwords.MAX_PASSWORD_BYTES:
             return False
-        return await self._slowly(passwords.is_right, password, record["password"], str(record.get("salt", "")))
+        return await self._slowly(passwords.is_right, password, stored, salt)
 
     async def _hash(self, password: str) -> tuple[str, str]:
         return await self._slowly(passwords.new_hash, password)

@@ -169,8 +169,8 @@ class Site:
 
     `pages` are documents by path, `websockets` the makers of protocols by path: they may raise an ApiError. Those in
     `open_sockets` check by themselves what their client may do.
-    `has_room` says whether one more WebSocket may open. `refuse_unknown` may give a better error than "not found" for a
-    path that is not there: while Klippy is away its endpoints are not.
+    `has_room` says whether one more WebSocket may open for a caller. `refuse_unknown` may give a better error than "not
+    found" for a path that is not there: while Klippy is away its endpoints are not.
     """
 
     def __init__(
@@ -186,7 +186,7 @@ class Site:
         websockets: Mapping[str, Callable[[Upgrade], asyncio.Protocol]] | None = None,
         open_sockets: Iterable[str] = (),
         pages: Mapping[str, HttpAnswer] | None = None,
-        has_room: Callable[[], bool] = lambda: True,
+        has_room: Callable[[Call], bool] = lambda call: True,
         refuse_unknown: Callable[[str], ApiError | None] = lambda path: None,
         use_xheaders: bool = True,
         limits: Limits | None = None,
@@ -727,7 +727,7 @@ class HttpConnection(asyncio.Protocol):
             raise UpgradeRequired("This path speaks WebSocket: connect with a WebSocket client")
         if is_foreign:
             raise _foreign(request.headers)
-        if not site.has_room():
+        if not site.has_room(call):
             raise Unavailable("Too many WebSockets are open: raise max_websocket_connections in the section [server]")
         request.path, request.factory = path, factory
 

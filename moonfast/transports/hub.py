@@ -25,6 +25,9 @@ GOING_AWAY = 1001
 NOTHING: Any = object()
 """Payload of a notification that has none."""
 
+STRANGERS_PART = 10
+"""One place in so many is for WebSockets that have not logged in."""
+
 _next_uid = count(1)  # unique in the process, so that an id of before a restart never means another client
 
 
@@ -61,8 +64,14 @@ class Hub:
     def websocket_count(self) -> int:
         return len(self._timed)
 
-    def has_room(self) -> bool:
-        return len(self._timed) < self._max_connections and not self._is_stopping
+    def has_room(self, call: Call) -> bool:
+        """Whether one more WebSocket may open. Those who have not logged in get a part of the places only."""
+        if self._is_stopping or len(self._timed) >= self._max_connections:
+            return False
+        return call.is_authorized or self._strangers() < max(self._max_connections // STRANGERS_PART, 1)
+
+    def _strangers(self) -> int:
+        return len(self.connections) - len(self._included)
 
     @staticmethod
     def new_uid() -> int:

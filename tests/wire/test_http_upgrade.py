@@ -114,7 +114,7 @@ async def test_refused_upgrades() -> None:
 
 async def test_no_room_and_a_maker_that_refuses() -> None:
     rooms = [False, True]
-    async with serving(has_room=lambda: rooms[0]) as served:
+    async with serving(has_room=lambda call: rooms[0]) as served:
         client = await served.client()
         answer = await client.ask(REQUEST)
         assert answer.status == 503

@@ -330,3 +330,18 @@ async def test_no_secret_reaches_the_log(quick: None, caplog: pytest.LogCaptureF
     text = caplog.text
     for secret in ("hush", made["token"], made["refresh_token"], key):
         assert secret not in text
+
+
+async def test_strangers_do_not_take_all_places(quick: None) -> None:
+    from websockets.exceptions import InvalidStatus
+
+    config = "[server]\nmax_websocket_connections: 20\n[authorization]\ntrusted_clients:\n    127.0.0.1\n"
+    async with place(config) as here:
+        made = await here.user()
+        first, _ = [await here.stranger() for _ in range(2)]
+        with pytest.raises(InvalidStatus) as caught:
+            await here.stranger()
+        assert caught.value.response.status_code == 503
+        assert await (await here.stranger(f"?access_token={made['token']}")).call("server.files.roots")
+        await first.call("access.login", {"username": "me", "password": "secret"})
+        assert await here.stranger()  # it is a stranger no more: there is a place again
