@@ -64,6 +64,14 @@ def _fanout_budgets() -> list[Budget]:
     return rows
 
 
+def _state_budgets() -> list[Budget]:
+    return [
+        Budget("database item stored, one at a time", "database-post", "cpu_us_per_request", "us", at_most=300),
+        Budget("database item stored, 8 in flight", "database-post-8", "cpu_us_per_request", "us", at_most=120),
+        Budget("database item read", "database-get", "cpu_us_per_request", "us", at_most=75),
+    ]
+
+
 def _stall(work: str, scenario: str, metric: str = "stall_ms") -> Budget:
     return Budget(f"longest wait of a client beside {work}", scenario, metric, "ms", over_own=(20, "idle_stall_ms"))
 
@@ -130,6 +138,7 @@ BUDGETS = [
     ),
     Budget("10 stalled clients: p99 of the others", "stalled", "p99_us", "us", times_own=(1.25, "p99_us_alone")),
     *_file_budgets(),
+    *_state_budgets(),
 ]
 
 

@@ -17,6 +17,7 @@ from benchmarks.compare.contenders import REPOSITORY, TOOL_CORES, Contender, Lim
 from benchmarks.compare.file_scenarios import FILE_SCENARIOS
 from benchmarks.compare.measure import commit, environment
 from benchmarks.compare.scenarios import SCENARIOS, Numbers, Scenario
+from benchmarks.compare.state_scenarios import STATE_SCENARIOS
 from benchmarks.load.tools import ToolError, build
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
@@ -50,7 +51,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def chosen(patterns: list[str] | None) -> list[Scenario]:
     found = [
-        s for s in [*SCENARIOS, *FILE_SCENARIOS] if not patterns or any(fnmatch.fnmatch(s.name, p) for p in patterns)
+        s
+        for s in [*SCENARIOS, *FILE_SCENARIOS, *STATE_SCENARIOS]
+        if not patterns or any(fnmatch.fnmatch(s.name, p) for p in patterns)
     ]
     if not found:
         raise SystemExit(f"no scenario matches {patterns}; --list names them")
