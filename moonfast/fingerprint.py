@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-try:
-    import xxhash
-except ImportError:
-    xxhash = None  # type: ignore[assignment]
-
 
 def fingerprint(parts: Iterable[bytes]) -> str:
     """16 hex digits; with a letter that tells the method, since not every machine has xxhash."""
-    if xxhash is not None:
-        fast = xxhash.xxh3_64()
-        for part in parts:
-            fast.update(part)
-        return f"x{fast.hexdigest()}"
-    import hashlib  # half a megabyte, that most machines do without
+    try:
+        import xxhash  # two tenths of a megabyte, from the first content on
+    except ImportError:
+        import hashlib  # half a megabyte, that most machines do without
 
-    slow = hashlib.blake2b(digest_size=8)
+        slow = hashlib.blake2b(digest_size=8)
+        for part in parts:
+            slow.update(part)
+        return f"b{slow.hexdigest()}"
+    fast = xxhash.xxh3_64()
     for part in parts:
-        slow.update(part)
-    return f"b{slow.hexdigest()}"
+        fast.update(part)
+    return f"x{fast.hexdigest()}"

@@ -14,17 +14,19 @@ import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
 from moonfast.codec import decode, encode
 from moonfast.files import thumbnails
-from moonfast.files.slicers import HEAD_BYTES, TAIL_BYTES, Scan, scan_parts
 from moonfast.files.thumbnails import Thumbnails
 from moonfast.files.tree import GCODE_EXTENSIONS, Entry, Tree
 from moonfast.files.workers import Workers
 from moonfast.fingerprint import fingerprint
 from moonfast.storage.database import Database
+
+if TYPE_CHECKING:
+    from moonfast.files.slicers import Scan
 
 log = logging.getLogger(__name__)
 
@@ -235,6 +237,8 @@ def is_scanned(name: str) -> bool:
 
 def read(path: str) -> Found | None:
     """Read the head and the tail of a file and make sense of them; in a worker thread. None: it cannot be read."""
+    from moonfast.files.slicers import HEAD_BYTES, TAIL_BYTES, scan_parts  # the tables are for those who add files
+
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:

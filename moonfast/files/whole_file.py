@@ -20,9 +20,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from moonfast.files import objects
 from moonfast.files.pieces import is_unchanged, pieces
-from moonfast.speedups import gcodepass
 
 log = logging.getLogger(__name__)
 
@@ -98,9 +96,7 @@ class WholeFilePass:
 
         False: it is as it was. OSError: it cannot be read, or its folder is full or not writable.
         """
-        is_rewritten: bool = await self._do(
-            lambda goes_on: objects.process(path, lambda: not goes_on()), can_wait=False
-        )
+        is_rewritten: bool = await self._do(lambda goes_on: _add_objects(path, goes_on), can_wait=False)
         return is_rewritten
 
     @property
@@ -202,6 +198,9 @@ def layer_at(layers: Sequence[tuple[int, float | None]], offset: int) -> int:
 
 
 def _read(path: Path, want_motion: bool, goes_on: GoesOn) -> dict[str, Any] | None:
+    from moonfast.files.objects import parse_definition  # what reads whole files is for those who have files
+    from moonfast.speedups import gcodepass
+
     scan = gcodepass.FilePass(want_motion)
     try:
         with FileIO(path) as file:
@@ -216,5 +215,11 @@ def _read(path: Path, want_motion: bool, goes_on: GoesOn) -> dict[str, Any] | No
         log.info("%s cannot be read to its end: %s", path.name, exc.strerror)
         return None
     found = scan.finish()
-    found["objects"] = [known for text in found.pop("definitions") if (known := objects.parse_definition(text))]
+    found["objects"] = [known for text in found.pop("definitions") if (known := parse_definition(text))]
     return found
+
+
+def _add_objects(path: Path, goes_on: GoesOn) -> bool:
+    from moonfast.files import objects
+
+    return objects.process(path, lambda: not goes_on())
