@@ -15,11 +15,11 @@ FALLBACK_REASON: str | None = None
 LATER = ("gcodepass", "gcodescan")
 
 if TYPE_CHECKING:
-    from moonfast._speedups import fanout, framing, gcodepass, gcodescan, jsonspan, rings, status, wsframe
+    from moonfast._speedups import fanout, framing, gcodepass, gcodescan, jsonspan, kernel, rings, status, wsframe
 else:
     if os.environ.get("MOONFAST_PURE") != "1":
         try:
-            from moonfast._speedups import fanout, framing, jsonspan, rings, status, wsframe
+            from moonfast._speedups import fanout, framing, jsonspan, kernel, rings, status, wsframe
 
             IMPLEMENTATION = "speedups"
         except ImportError as exc:
@@ -29,7 +29,7 @@ else:
     if IMPLEMENTATION == "pure":
         if os.environ.get("MOONFAST_REQUIRE_SPEEDUPS") == "1":
             raise ImportError("MOONFAST_REQUIRE_SPEEDUPS=1 and MOONFAST_PURE=1 contradict each other: unset one")
-        from moonfast._pure import fanout, framing, jsonspan, rings, status, wsframe
+        from moonfast._pure import fanout, framing, jsonspan, kernel, rings, status, wsframe
 
     def __getattr__(name: str) -> Any:
         if name not in LATER:
@@ -46,6 +46,7 @@ __all__ = [
     "gcodepass",
     "gcodescan",
     "jsonspan",
+    "kernel",
     "rings",
     "status",
     "wsframe",

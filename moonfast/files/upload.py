@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import errno
 import logging
 import os
@@ -27,6 +26,7 @@ from moonfast.errors import (
 )
 from moonfast.files.roots import PART_PREFIX, PART_SUFFIX, READ, Location, Roots, split
 from moonfast.files.workers import Workers
+from moonfast.speedups import kernel
 
 if TYPE_CHECKING:
     import hashlib
@@ -247,17 +247,13 @@ def _sha256() -> hashlib._Hash:
 def _allocate(descriptor: int, size: int) -> None:
     """Take the room on the disk now, if the file system can. OSError ENOSPC: there is not enough.
 
-    With fallocate(2): where the file system cannot, posix_fallocate(3) would write zeros instead.
+    Where the file system cannot, posix_fallocate(3) would write zeros instead.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
-    fallocate = getattr(libc, "fallocate64", None) or getattr(libc, "fallocate", None)
-    if fallocate is None:
-        return
-    keep_size = 1
-    if fallocate(descriptor, keep_size, ctypes.c_int64(0), ctypes.c_int64(size)) != 0:
-        number = ctypes.get_errno()
-        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise OSError(number, os.strerror(number))
+    try:
+        kernel.allocate(descriptor, size)
+    except OSError as exc:
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
 
 
 def _as_api_error(error: BaseException) -> ApiError:

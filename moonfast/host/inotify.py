@@ -1,11 +1,13 @@
-"""The kernel's notices of what happens in folders: inotify(7), by way of the C library."""
+"""The kernel's notices of what happens in folders: inotify(7), as they come from its queue."""
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import os
 import struct
 from typing import NamedTuple
+
+from moonfast.speedups import kernel
 
 ATTRIB, CLOSE_WRITE = 0x4, 0x8
 MOVED_FROM, MOVED_TO, CREATE, DELETE = 0x40, 0x80, 0x100, 0x200
@@ -35,16 +37,16 @@ class Inotify:
     """One queue of the kernel. OSError: the kernel has none left (fs.inotify.max_user_instances)."""
 
     def __init__(self) -> None:
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self.fd = self._check(self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+        self.fd = kernel.inotify_init(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def watch(self, path: str) -> int:
         """Watch a folder; the descriptor. Watching it again gives the same. OSError ENOSPC: the limit is reached."""
-        return self._check(self._libc.inotify_add_watch(self.fd, os.fsencode(path), WANTED))
+        return kernel.inotify_add_watch(self.fd, os.fsencode(path), WANTED)
 
     def unwatch(self, watch: int) -> None:
         """Watch a folder no more; no error if it is gone."""
-        self._libc.inotify_rm_watch(self.fd, watch)
+        with contextlib.suppress(OSError):
+            kernel.inotify_rm_watch(self.fd, watch)
 
     def read(self) -> list[Event]:
         """The next events, READ_BYTES at most; none if nothing has happened."""
@@ -66,10 +68,3 @@ class Inotify:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-
-    @staticmethod
-    def _check(result: int) -> int:
-        if result < 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
-        return result

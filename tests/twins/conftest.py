@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-MODULES = ("framing", "jsonspan", "status", "wsframe", "fanout", "rings", "gcodepass", "gcodescan")
+MODULES = ("framing", "jsonspan", "status", "wsframe", "fanout", "rings", "gcodepass", "gcodescan", "kernel")
 
 
 @pytest.fixture(params=["pure", "speedups"], scope="session")
