@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from functools import cached_property
 from http import HTTPStatus
 
 from moonfast.api.call import HttpAnswer
@@ -115,20 +116,29 @@ class Page:
     """A document that is ready to be sent; browsers that have it already are told so."""
 
     def __init__(self, answer: HttpAnswer) -> None:
-        names = {name.lower(): value for name, value in answer.headers}
-        self.etag = names.get("etag") or f'"{fingerprint([answer.body])}"'
-        headers = answer.headers
+        self._given = answer
+
+    @cached_property
+    def etag(self) -> str:
+        """What names the content; made when it is first asked for."""
+        names = {name.lower(): value for name, value in self._given.headers}
+        return names.get("etag") or f'"{fingerprint([self._given.body])}"'
+
+    @cached_property
+    def _headers(self) -> tuple[tuple[str, str], ...]:
+        headers = self._given.headers
+        names = {name.lower() for name, _ in headers}
         if "etag" not in names:
             headers = (*headers, ("ETag", self.etag))
         if "cache-control" not in names:
             headers = (*headers, ("Cache-Control", "no-cache"))
-        self._whole = HttpAnswer(answer.body, status=answer.status, content_type=answer.content_type, headers=headers)
-        self._unchanged = HttpAnswer(status=304, headers=headers)
+        return headers
 
     def answer(self, if_none_match: str | None) -> HttpAnswer:
         """The document, or that it has not changed (RFC 9110 section 13.1.2)."""
         if if_none_match is not None:
             known = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
             if self.etag in known or "*" in known:
-                return self._unchanged
-        return self._whole
+                return HttpAnswer(status=304, headers=self._headers)
+        given = self._given
+        return HttpAnswer(given.body, status=given.status, content_type=given.content_type, headers=self._headers)
