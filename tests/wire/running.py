@@ -271,6 +271,26 @@ async def start_server(data_path: str, config_text: str = "", **arguments: Any) 
 
 
 @contextlib.asynccontextmanager
+async def restarted(served: Running, **arguments: Any) -> AsyncIterator[Running]:
+    """The same server, stopped and started again on its data folder."""
+    await served.close_clients()
+    await served.server.stop()
+    options = make_options(served.data_path)
+    again = Running(
+        Server(options, load(options.config_file, options.data_path), **arguments),
+        served.klippy,
+        served.port,
+        served.data_path,
+    )
+    await again.server.start()
+    try:
+        yield again
+    finally:
+        await again.close_clients()
+        await again.server.stop()
+
+
+@contextlib.asynccontextmanager
 async def running(
     config_text: str = "", *, klippy: FakeKlippy | None = None, is_ready: bool = True, **arguments: Any
 ) -> AsyncIterator[Running]:

@@ -10,11 +10,9 @@ import pytest
 
 from moonfast.components import announcements
 from moonfast.components.announcements import Announcements, parse
-from moonfast.config.load import load
 from moonfast.host.http_client import RequestError
-from moonfast.server import Server
 from tests.wire.peer import Peer, peer
-from tests.wire.running import Client, RpcError, Running, make_options, running
+from tests.wire.running import Client, RpcError, restarted, running
 
 CONFIG = "[announcements]\nsubscriptions:\n    Mine\n"
 ITEM = (
@@ -95,20 +93,11 @@ async def test_what_is_dismissed_stays_so_over_a_restart(unhurried: pytest.Monke
         await client.call("server.announcements.post_feed", {"name": "Other"})
         await client.call("server.announcements.dismiss", {"entry_id": "feed/1"})
         await client.call("server.announcements.dismiss", {"entry_id": "feed/2", "wake_time": 0.5})
-        await served.close_clients()
-        await served.server.stop()
-        options = make_options(served.data_path)
-        again = Server(options, load(options.config_file, options.data_path))
-        await again.start()
-        try:
-            later = Running(again, served.klippy, served.port, served.data_path)
+        async with restarted(served) as later:
             client = await later.client()
             found = await client.call("server.announcements.list", {"include_dismissed": False})
             assert found == {"entries": [], "feeds": ["moonraker", "klipper", "mine", "other"]}
             assert await client.wait_for("notify_announcement_wake") == [{"entry_id": "feed/2"}]
-            await later.close_clients()
-        finally:
-            await again.stop()
 
 
 async def test_nothing_is_fetched_without_the_section(monkeypatch: pytest.MonkeyPatch) -> None:

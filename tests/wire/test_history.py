@@ -12,8 +12,6 @@ import pytest
 from moonfast.components import history as history_module
 from moonfast.components.auxiliary import AuxiliaryField
 from moonfast.components.history import DEFAULT_LIMIT, History
-from moonfast.config.load import load
-from moonfast.server import Server
 from moonfast.vocab import KlippyState
 from tests.wire.fake_klippy import FakeKlippy
 from tests.wire.running import (
@@ -21,7 +19,7 @@ from tests.wire.running import (
     RpcError,
     Running,
     klippy_path,
-    make_options,
+    restarted,
     running,
     until,
 )
@@ -151,19 +149,11 @@ async def test_the_server_stops_in_a_job_and_is_started_again() -> None:
     async with running() as served:
         served.klippy.push(stats("printing", total_duration=9.0))
         await until(lambda: history(served).current_id)
-        await served.server.stop()
-        options = make_options(served.data_path)
-        again = Server(options, load(options.config_file, options.data_path))
-        await again.start()
-        try:
-            later = Running(again, served.klippy, served.port, served.data_path)
+        async with restarted(served) as later:
             client = await later.client()
             (job,) = await jobs(client)
             assert (job["status"], job["total_duration"]) == ("server_exit", 9.0)
             await later.wait_state(KlippyState.READY)
-            await later.close_clients()
-        finally:
-            await again.stop()
 
 
 async def test_a_job_that_was_cut_off() -> None:
@@ -171,21 +161,13 @@ async def test_a_job_that_was_cut_off() -> None:
         database = served.server._database
         record = {"job_id": "00002A", "status": "in_progress", "filename": "a.gcode", "start_time": 5.0, "metadata": {}}
         await database.namespace("history").save("00002A", record)
-        await served.server.stop()
-        options = make_options(served.data_path)
-        again = Server(options, load(options.config_file, options.data_path), klippy_path=klippy_path("/nowhere"))
-        await again.start()
-        try:
-            later = Running(again, FakeKlippy(), served.port, served.data_path)
+        async with restarted(served, klippy_path=klippy_path("/nowhere")) as later:
             client = await later.client()
             (job,) = await jobs(client)
             assert (job["job_id"], job["status"]) == ("00002A", "interrupted")
-            await later.close_clients()
             found = later.server.components.find(History)
             assert found is not None
             assert found._next == 0x2B
-        finally:
-            await again.stop()
 
 
 async def fill(served: Running, count: int) -> None:
@@ -284,17 +266,10 @@ async def test_ids_are_not_used_again_and_the_oldest_job_goes(monkeypatch: pytes
         assert [job["filename"] for job in await jobs(client)] == ["4.gcode", "3.gcode", "2.gcode"]
         assert (await client.call("server.history.totals"))["job_totals"]["total_jobs"] == 5
         await client.call("server.history.delete_job", {"all": True})
-        await served.close_clients()
-        await served.server.stop()
-        options = make_options(served.data_path)
-        again = Server(options, load(options.config_file, options.data_path))
-        await again.start()
-        try:
-            found = again.components.find(History)
+        async with restarted(served) as later:
+            found = later.server.components.find(History)
             assert found is not None
             assert found._next == 6
-        finally:
-            await again.stop()
 
 
 async def test_who_started_it() -> None:

@@ -10,13 +10,11 @@ import pytest
 
 from moonfast.components import job_queue
 from moonfast.components.job_queue import JobQueue
-from moonfast.config.load import load
 from moonfast.errors import InsufficientStorage
-from moonfast.server import Server
 from moonfast.storage.database import Database
 from moonfast.vocab import KlippyState
 from tests.wire.fake_klippy import FakeKlippy, Refused
-from tests.wire.running import Client, RpcError, Running, make_options, running, until
+from tests.wire.running import Client, RpcError, Running, restarted, running, until
 from tests.wire.site import Client as HttpClient
 from tests.wire.test_history import stats
 from tests.wire.test_uploads import FORM, field, file, form
@@ -213,19 +211,10 @@ async def test_it_survives_a_restart() -> None:
         Printer(served)
         client = await served.client()
         before = (await post(client, "a", "b"))["queued_jobs"]
-        await served.close_clients()
-        await served.server.stop()
-        options = make_options(served.data_path)
-        again = Server(options, load(options.config_file, options.data_path))
-        await again.start()
-        try:
-            later = Running(again, served.klippy, served.port, served.data_path)
+        async with restarted(served) as later:
             client = await later.client()
             after = (await client.call("server.job_queue.status"))["queued_jobs"]
             assert [item | {"time_in_queue": 0} for item in after] == [item | {"time_in_queue": 0} for item in before]
-            await later.close_clients()
-        finally:
-            await again.stop()
 
 
 @pytest.mark.parametrize("loads", [True, False])

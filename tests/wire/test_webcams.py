@@ -8,10 +8,8 @@ from typing import Any
 import pytest
 
 from moonfast.components import webcam
-from moonfast.config.load import load
-from moonfast.server import Server
 from tests.wire.peer import peer
-from tests.wire.running import Client, RpcError, Running, free_port, make_options, running
+from tests.wire.running import Client, RpcError, free_port, restarted, running
 
 CONFIG = "[webcam door]\nstream_url: /webcam/?action=stream\nrotation: 90\n"
 
@@ -38,19 +36,10 @@ async def test_changes_stay_over_a_restart() -> None:
         changed = await post(client, uid=made["uid"], name="top", enabled=False)
         assert changed == {**made, "name": "top", "enabled": False}
         await client.wait_for("notify_webcams_changed", 2)
-        await served.close_clients()
-        await served.server.stop()
-        options = make_options(served.data_path)
-        again = Server(options, load(options.config_file, options.data_path))
-        await again.start()
-        try:
-            later = Running(again, served.klippy, served.port, served.data_path)
+        async with restarted(served) as later:
             client = await later.client()
             assert await names(client) == ["door", "top"]
             assert (await client.call("server.webcams.get_item", {"name": "top"}))["webcam"] == changed
-            await later.close_clients()
-        finally:
-            await again.stop()
 
 
 async def test_what_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,19 +70,11 @@ async def test_cameras_of_old_front_ends() -> None:
         space = served.server._database.namespace("webcams")
         old = {"name": "old", "service": "uv4l", "urlStream": "/s", "flipX": True, "targetFps": 20, "rotation": "x"}
         await space.save_all({"1": old, "2": {"no": "name"}, "3": "text"})
-        await served.server.stop()
-        options = make_options(served.data_path)
-        again = Server(options, load(options.config_file, options.data_path))
-        await again.start()
-        try:
-            later = Running(again, served.klippy, served.port, served.data_path)
+        async with restarted(served) as later:
             client = await later.client()
             (found,) = (await client.call("server.webcams.list"))["webcams"]
             assert (found["name"], found["stream_url"], found["flip_horizontal"]) == ("old", "/s", True)
             assert (found["target_fps"], found["rotation"], found["uid"]) == (20, 0, "1")
-            await later.close_clients()
-        finally:
-            await again.stop()
 
 
 async def test_whether_a_camera_answers(monkeypatch: pytest.MonkeyPatch) -> None:
