@@ -143,7 +143,7 @@ class Server:
             pump=self.hub.pump,
             websockets={
                 "/websocket": lambda upgrade: RpcWebSocket(self.hub, self.rpc, upgrade.call),
-                "/klippysocket": lambda upgrade: KlippyBridge(self.hub, self.klippy.path),
+                "/klippysocket": lambda upgrade: KlippyBridge(self.hub, self.klippy.path, upgrade.call),
             },
             open_sockets=("/websocket",),
             pages=load_pages(),

@@ -40,6 +40,8 @@ class Timed(Protocol):
 
     def abort(self) -> None: ...
 
+    def assess(self, look: Callable[[Call], None]) -> None: ...
+
 
 class Hub:
     """Knows every connection. `max_connections` holds for WebSockets: JSON-RPC and bridges together."""
@@ -109,6 +111,8 @@ class Hub:
 
     def assess(self, look: Callable[[Call], None]) -> None:
         """Have looked again what each connection may; one that may nothing any more stays open, and is told nothing."""
+        for carrier in list(self._timed):
+            carrier.assess(look)
         for connection in list(self.connections.values()):
             look(connection.call)
             is_included = connection.uid in self._included

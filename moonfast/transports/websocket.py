@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+from collections.abc import Callable
 from typing import Any, cast
 
 from moonfast.api.call import Call
@@ -48,6 +49,9 @@ class WebSocket(asyncio.Protocol, Carrier):
 
     def received(self, opcode: int, payload: bytes) -> None:
         """One whole message has arrived."""
+
+    def assess(self, look: Callable[[Call], None]) -> None:
+        """What callers may has changed; `look` updates a call. Connections of the hub it looks at by itself."""
 
     def lost(self) -> None:
         """The transport is gone."""
@@ -226,12 +230,18 @@ class KlippyBridge(WebSocket):
     Each text message is one Klippy message without its 0x03. Ends with Klippy.
     """
 
-    def __init__(self, hub: Hub, socket_path: str) -> None:
+    def __init__(self, hub: Hub, socket_path: str, call: Call) -> None:
         super().__init__(hub)
-        self._socket_path = socket_path
+        self._socket_path, self._call = socket_path, call
         self._klippy: asyncio.Transport | None = None
         self._early: list[bytes] = []
         self._opening: asyncio.Task[None] | None = None
+
+    def assess(self, look: Callable[[Call], None]) -> None:
+        """Whoever may not use Klippy any more has no use for a bridge to it."""
+        look(self._call)
+        if not self._call.is_authorized:
+            self.close(POLICY_VIOLATION, "Unauthorized: log in, then connect again")
 
     def opened(self) -> None:
         self.hold()  # until Klippy is reached; what is here already waits in `_early`

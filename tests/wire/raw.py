@@ -127,7 +127,9 @@ class RawSocket:
             await self.writer.wait_closed()
 
 
-async def open_raw(port: int, path: str = "/websocket", *, receive_bytes: int | None = None) -> RawSocket:
+async def open_raw(
+    port: int, path: str = "/websocket", *, receive_bytes: int | None = None, headers: str = ""
+) -> RawSocket:
     """Connect and do the opening handshake. `receive_bytes`: size of the socket's receive buffer (SO_RCVBUF)."""
     sock = socket.socket()
     sock.setblocking(False)
@@ -141,7 +143,7 @@ async def open_raw(port: int, path: str = "/websocket", *, receive_bytes: int | 
         raise
     key = base64.b64encode(os.urandom(16)).decode()
     writer.write(
-        f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{headers}Upgrade: websocket\r\nConnection: Upgrade\r\n"
         f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
     )
     head = await reader.readuntil(b"\r\n\r\n")

@@ -12,6 +12,7 @@ import pytest
 from moonfast.access import passwords
 from moonfast.config.load import load
 from moonfast.server import Server
+from tests.wire.raw import CLOSE
 from tests.wire.running import RpcError, Running, WebSocketClient, make_options, running, until
 from tests.wire.site import Client, Response
 
@@ -345,3 +346,17 @@ async def test_strangers_do_not_take_all_places(quick: None) -> None:
         assert await (await here.stranger(f"?access_token={made['token']}")).call("server.files.roots")
         await first.call("access.login", {"username": "me", "password": "secret"})
         assert await here.stranger()  # it is a stranger no more: there is a place again
+
+
+async def test_a_bridge_to_klippy_ends_with_the_login(quick: None) -> None:
+    async with place() as here:
+        made, other = await here.user(), await here.user("other")
+        mine = await here.served.raw(f"/klippysocket?access_token={made['token']}", headers=STRANGER)
+        others = await here.served.raw(f"/klippysocket?access_token={other['token']}", headers=STRANGER)
+        for bridge in (mine, others):
+            await bridge.send_json({"id": 1, "method": "info"})
+            await bridge.recv()
+        assert (await here.ask("POST", "/access/logout", token=made["token"])).status == 200
+        assert (await mine.recv()).opcode == CLOSE
+        await others.send_json({"id": 2, "method": "info"})
+        assert (await others.recv()).opcode != CLOSE
