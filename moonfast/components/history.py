@@ -126,6 +126,8 @@ class History(Component):
             self._finish("cancelled", before)  # never: each start is told behind the end of the one before
             self._begin(after)
         elif event in STATUS:
+            if self._current is not None:
+                self._take(self._current, before)  # a printer that is in standby has forgotten what it has counted
             is_shutdown = event == events.ERROR and self._klippy.info.get("state") == KlippyState.SHUTDOWN
             self._finish("klippy_shutdown" if is_shutdown else STATUS[event], after)
         else:

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from moonfast.components.history import History
@@ -131,6 +131,7 @@ class World:
 
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.sampled_from(OPERATIONS), max_size=40))
+@example(["begin a", "print", "standby"])
 def test_every_job_once(operations: list[str]) -> None:
     async def live() -> None:
         with tempfile.TemporaryDirectory() as folder:

@@ -50,6 +50,7 @@ async def test_what_a_whole_file_tells() -> None:
     content = gcode()
     async with running() as served:
         client = await served.client()
+        await client.call("server.files.list")  # the folder has been looked at: from now on there is news
         put(served, "a.gcode", content)
         await client.wait_for("notify_filelist_changed")
         found = await metadata(client, "a.gcode", details=True)
@@ -72,6 +73,7 @@ async def test_what_a_whole_file_tells() -> None:
 async def test_a_copy_has_them_at_once_and_a_change_loses_them() -> None:
     async with running() as served:
         client = await served.client()
+        await client.call("server.files.list")  # the folder has been looked at: from now on there is news
         put(served, "a.gcode", gcode())
         await client.wait_for("notify_filelist_changed")
         assert len((await metadata(client, "a.gcode", details=True))["layers"]) == 3
@@ -90,6 +92,7 @@ async def test_a_copy_has_them_at_once_and_a_change_loses_them() -> None:
 async def test_a_file_that_changes_while_it_is_read() -> None:
     async with running() as served:
         client = await served.client()
+        await client.call("server.files.list")  # the folder has been looked at: from now on there is news
         whole = manager(served)._files.whole
         whole.pause()
         put(served, "a.gcode", gcode(3))
@@ -104,6 +107,7 @@ async def test_a_file_that_changes_while_it_is_read() -> None:
 async def test_a_print_has_the_machine_for_itself(while_printing: bool) -> None:
     async with running(f"[file_manager]\nscan_while_printing: {while_printing}") as served:
         client = await served.client()
+        await client.call("server.files.list")  # the folder has been looked at: from now on there is news
         whole = manager(served)._files.whole
         served.klippy.push({"print_stats": {"state": "printing", "filename": "x.gcode"}})
         await until(lambda: served.server.job.is_active)
@@ -129,6 +133,7 @@ async def test_a_printer_that_is_gone_prints_nothing() -> None:
 async def test_whole_files_are_left_alone() -> None:
     async with running("[file_manager]\nscan_whole_files: False") as served:
         client = await served.client()
+        await client.call("server.files.list")  # the folder has been looked at: from now on there is news
         put(served, "a.gcode", gcode())
         await client.wait_for("notify_filelist_changed")
         found = await metadata(client, "a.gcode", details=True)
@@ -139,6 +144,7 @@ async def test_whole_files_are_left_alone() -> None:
 async def test_what_nobody_has_any_more_is_forgotten() -> None:
     async with running() as served:
         client = await served.client()
+        await client.call("server.files.list")  # the folder has been looked at: from now on there is news
         put(served, "a.gcode", gcode())
         put(served, "b.gcode", gcode(4))
         await client.wait_for("notify_filelist_changed", 2)
@@ -174,6 +180,7 @@ async def test_processors_come_before_the_metadata() -> None:
         for process in (add_tool, break_down, look):
             files.add_processor(process.__name__, process)
         client = await served.client()
+        await client.call("server.files.list")  # the folder has been looked at: from now on there is news
         status, answer = await upload(served, "a.gcode", gcode())
         assert status == 201
         found = await metadata(client, "a.gcode")
@@ -197,6 +204,7 @@ async def test_objects_are_marked() -> None:
     marked = gcode(1, b"; printing object cube id:0 copy 0\nG1 X1 Y1 E1\nG1 X5 Y5 E1\n; stop printing object cube\n")
     async with running("[file_manager]\nenable_object_processing: True") as served:
         client = await served.client()
+        await client.call("server.files.list")  # the folder has been looked at: from now on there is news
         assert (await upload(served, "a.gcode", marked))[0] == 201
         found = await metadata(client, "a.gcode")
         assert found["file_processors"] == ["object_processing"]
@@ -217,6 +225,7 @@ async def test_what_is_printed_is_not_processed() -> None:
     async with running() as served:
         manager(served).add_processor("spoil", spoil)
         client = await served.client()
+        await client.call("server.files.list")  # the folder has been looked at: from now on there is news
         served.klippy.push({"print_stats": {"state": "printing", "filename": "a.gcode"}})
         await until(lambda: served.server.job.is_active)
         put(served, "a.gcode", gcode())
