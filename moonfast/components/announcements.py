@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, TypedDict, cast
 
 from moonfast.api.call import Call
 from moonfast.api.endpoint import endpoint, notification
@@ -108,9 +108,11 @@ class Announcements(Component):
         stored = self._store.get("feeds")
         self._added = [str(name) for name in stored if name not in self._configured] if isinstance(stored, list) else []
         stored = self._store.get("entries")
-        for entry in stored if isinstance(stored, list) else []:
-            self._entries[entry["entry_id"]] = entry
-            self._wait_for(entry)
+        for item in stored if isinstance(stored, list) else []:
+            if isinstance(item, dict) and Entry.__required_keys__ <= item.keys():
+                entry = cast(Entry, item)
+                self._entries[entry["entry_id"]] = entry
+                self._wait_for(entry)
         if self._fetches:
             self.spawn(self._update_always())
 
@@ -232,11 +234,11 @@ class Announcements(Component):
     async def _update(self) -> bool:
         """Fetch all feeds; whether anything is new. What one feed had stays if it cannot be fetched."""
         async with self._updating:
-            before = dict(self._entries)
+            fetched = [(feed, await self._fetch(feed)) for feed in self._feeds]
+            before = self._entries  # as it is now: users may have dismissed some meanwhile
             entries = {key: entry for key, entry in before.items() if entry["feed"] in self._feeds}
-            for feed in self._feeds:
-                found = await self._fetch(feed)
-                if found is not None:
+            for feed, found in fetched:
+                if found is not None and feed in self._feeds:
                     kept = {key: entry for key, entry in entries.items() if entry["feed"] != feed}
                     entries = kept | {entry["entry_id"]: _merged(entry, before) for entry in found}
             if entries == before:
@@ -264,8 +266,8 @@ def parse(text: bytes, feed: str) -> list[Entry]:
     from email.utils import parsedate_to_datetime
     from xml.etree import ElementTree
 
-    if b"<!ENTITY" in text:
-        raise RequestError("the feed defines entities, which could grow without a bound")
+    if b"\0" in text or b"<!DOCTYPE" in text or b"<!ENTITY" in text:  # UTF-16 could hide the others
+        raise RequestError("the feed is not UTF-8, or defines entities, which could grow without a bound")
     try:
         items = ElementTree.fromstring(text).findall("channel/item")
     except ElementTree.ParseError as exc:

@@ -13,6 +13,7 @@ class Peer:
     def __init__(self) -> None:
         self.answers: dict[str, bytes | None] = {}
         self.asked: list[str] = []
+        self.dripping: dict[str, bool] = {}  # paths that are answered by a byte now and then, for ever
         self.url = ""
         self.writers: list[asyncio.StreamWriter] = []
 
@@ -28,6 +29,10 @@ class Peer:
             head = await reader.readuntil(b"\r\n\r\n")
             path = head.split()[1].decode()
             self.asked.append(path)
+            while path in self.dripping:
+                writer.write(b"H" if not self.dripping[path] else b"x")
+                await writer.drain()
+                await asyncio.sleep(0.05)
             answer = self.answers.get(path, b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
             if answer is None:
                 await reader.read()

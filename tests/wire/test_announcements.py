@@ -144,7 +144,7 @@ async def test_feeds() -> None:
 BOMB = b'<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;">]><rss><channel>&b;</channel></rss>'
 
 
-@pytest.mark.parametrize("text", [b"", b"no xml", b"<rss><channel>", b"\xff\xfe", BOMB])
+@pytest.mark.parametrize("text", [b"", b"no xml", b"<rss><channel>", b"\xff\xfe", BOMB, BOMB.decode().encode("utf-16")])
 def test_feeds_that_are_none(text: bytes) -> None:
     with pytest.raises(RequestError):
         parse(text, "x")
@@ -157,3 +157,23 @@ def test_entries_that_lack_something() -> None:
     many = feed(*(f"<item><guid>{number}</guid></item>" for number in range(announcements.MAX_ENTRIES + 5)))
     assert len(parse(many, "x")) == announcements.MAX_ENTRIES
     assert parse(feed(f"<item><guid>a</guid><title>{'x' * 10_000}</title></item>"), "x")[0]["title"] == "x" * 4096
+
+
+async def test_what_is_dismissed_during_a_fetch_stays_so(unhurried: pytest.MonkeyPatch) -> None:
+    async with peer() as web, running(CONFIG) as served:
+        point_at(unhurried, web)
+        client = await served.client()
+        web.put("/mine.xml", feed(ITEM.format(1, "x")))
+        await client.call("server.announcements.post_feed", {"name": "slow"})
+        web.put("/slow.xml", feed(ITEM.format(2, "x")))
+        await client.call("server.announcements.update")
+        web.answers["/slow.xml"] = None
+        unhurried.setattr(announcements, "TIMEOUT_S", 0.5)
+        fetching = await client.start_call("server.announcements.update")
+        while web.asked.count("/slow.xml") < 2:
+            await asyncio.sleep(0.005)
+        await client.call("server.announcements.dismiss", {"entry_id": "feed/1"})
+        await client.call("server.announcements.delete_feed", {"name": "slow"})
+        await fetching
+        found = await client.call("server.announcements.list")
+        assert [(entry["entry_id"], entry["dismissed"]) for entry in found["entries"]] == [("feed/1", True)]

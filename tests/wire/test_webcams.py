@@ -119,3 +119,17 @@ async def test_slow_cameras_hold_nothing_up(monkeypatch: pytest.MonkeyPatch) -> 
                 await other.call("server.info")
         for future in waiting:
             assert (await future)["stream_reachable"] is False
+
+
+async def test_a_camera_that_sends_a_byte_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webcam, "TEST_TIMEOUT_S", 0.4)
+    async with running() as served, peer() as cam:
+        client = await served.client()
+        cam.dripping["/drip"] = False
+        await post(client, name="drip", stream_url=f"{cam.url}/drip", snapshot_url=f"{cam.url}/drip")
+        async with asyncio.timeout(5):
+            for _ in range(3):
+                assert (await client.call("server.webcams.test", {"name": "drip"}))["stream_reachable"] is False
+        async with asyncio.timeout(5):
+            while cam.writers:  # and nobody is kept waiting there
+                await asyncio.sleep(0.01)
