@@ -61,6 +61,10 @@ class ConfigError(MoonfastError):
         return where + self.message + (f" {self.remedy}" if self.remedy else "")
 
 
+class TemplateFailed(MoonfastError):
+    """A template of the configuration cannot be rendered; the text names section, option and line."""
+
+
 class StartError(MoonfastError):
     """The server cannot start: port taken, data folder not writable, second instance. One line, exit status 1."""
 

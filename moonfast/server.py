@@ -22,6 +22,7 @@ from moonfast.access.gate import Gate
 from moonfast.access.trusted import TrustedClients
 from moonfast.access.users import Users
 from moonfast.api.invoke import Invoker
+from moonfast.api.local import LocalCalls
 from moonfast.api.reference_api import ReferenceApi
 from moonfast.api.table import EndpointTable
 from moonfast.component import Restart
@@ -31,6 +32,7 @@ from moonfast.config.source import render
 from moonfast.data_path import DataFolder, Options, claim
 from moonfast.errors import MoonfastError, StartError
 from moonfast.files.manager import FileManager
+from moonfast.host.templates import Templates
 from moonfast.klippy.api import PrinterApi
 from moonfast.klippy.session import Klippy
 from moonfast.pages import load_pages
@@ -118,6 +120,7 @@ class Server:
         self.hub.on_drained = self.status.catch_up
         self.hub.on_closed.append(self.klippy.subscriptions.forget)
 
+        local = LocalCalls(self.table, self._invoker)
         self.components = Components(config, self.hub.emit)
         parts: dict[type, object] = {
             Options: options,
@@ -129,7 +132,10 @@ class Server:
             Users: users,
             Gate: self._gate,
             Klippy: self.klippy,
+            Status: self.status,
             Job: self.job,
+            LocalCalls: local,
+            Templates: Templates(config.secrets, local.call_method),
         }
         self.components.build(parts)
         self._files = self.components.find(FileManager)

@@ -248,7 +248,7 @@ class Announcements(Component):
 
     async def _fetch(self, feed: str) -> list[Entry] | None:
         try:
-            status, body = await self._client.get(FEED_URL.format(feed), timeout_s=TIMEOUT_S)
+            status, _, body = await self._client.get(FEED_URL.format(feed), timeout_s=TIMEOUT_S)
             if status != 200:
                 raise RequestError(f"status {status}")
             found = await asyncio.to_thread(parse, body, feed)

@@ -188,11 +188,11 @@ class Webcams(Component):
         if not url:
             return False
         try:
-            status, _ = await self._client.get(_whole(url), timeout_s=TEST_TIMEOUT_S, max_bytes=0)
+            answer = await self._client.get(_whole(url), timeout_s=TEST_TIMEOUT_S, max_bytes=0)
         except RequestError as exc:
             log.info("A webcam cannot be reached: %s", exc)
             return False
-        return status < 400
+        return answer.status < 400
 
     def _named(self, name: str | None) -> WebcamInfo | None:
         return next((item for item in self._webcams.values() if item["name"] == name), None)

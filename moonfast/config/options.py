@@ -46,9 +46,21 @@ class Path(str):
 
 
 class Template(str):
-    """Jinja2 text, as written but for `{data_path}`."""
+    """Jinja2 text, as written but for `{data_path}`; knows where it stands, for errors."""
 
-    __slots__ = ()
+    __slots__ = ("file", "lines", "option", "section")
+
+    section: str
+    option: str
+    file: str
+    lines: tuple[int, ...]  # of the file, for each line of the text
+
+    def __new__(
+        cls, text: str, *, section: str = "", option: str = "", file: str = "", lines: tuple[int, ...] = ()
+    ) -> Self:
+        template = super().__new__(cls, text)
+        template.section, template.option, template.file, template.lines = section, option, file, lines
+        return template
 
 
 class Option:
@@ -338,7 +350,10 @@ def _value(field: Field, section: RawSection, source: Source, data_path: str, no
 
 def _converted(field: Field, raw: RawOption, section: str, name: str, data_path: str) -> Any:
     try:
-        return field.convert(raw.text, data_path)
+        value = field.convert(raw.text, data_path)
+        if isinstance(value, Template):
+            return Template(value, section=section, option=name, file=raw.file, lines=(raw.line, *raw.more))
+        return value
     except ValueError:
         shown = raw.text.strip().replace("\n", ", ")
         fault = f"'{shown[:60]}' is not {field.allowed}." if shown else "has no value."

@@ -32,12 +32,16 @@ _TAB_WIDTH = 4  # counts only for "indented deeper than"
 
 
 class RawOption:
-    """One option as written: its text, the file (relative to the main one) and the line it starts on."""
+    """One option as written: its text, the file (relative to the main one) and the line it starts on.
 
-    __slots__ = ("file", "line", "text")
+    `more` has the lines that continue it: comments and blank lines in between are not part of the text.
+    """
+
+    __slots__ = ("file", "line", "more", "text")
 
     def __init__(self, text: str, file: str, line: int) -> None:
         self.text, self.file, self.line = text, file, line
+        self.more: tuple[int, ...] = ()
 
     @property
     def place(self) -> str:
@@ -138,6 +142,7 @@ class _Reader:
             indent = len(expanded) - len(expanded.lstrip())
             if option is not None and indent > level:
                 option.text += "\n" + line
+                option.more += (number,)
                 continue
             option, level = None, indent
             if line[0] == "[":

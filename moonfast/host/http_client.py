@@ -1,7 +1,7 @@
-"""Requests to other servers: bounded in time and size, never redirected, and never in the way of the loop.
+"""Asks other HTTP servers: a camera, a plug, a feed of news.
 
-Each one has a thread for itself; the library for it is imported with the first. When its time is over its connection is
-closed, so that a server that sends a byte now and then holds neither the caller nor the thread.
+The requests are few, so each has a thread for itself; the library for it is imported with the first. When its time is
+over its connection is closed, so that a server that sends a byte now and then holds neither the caller nor the thread.
 """
 
 from __future__ import annotations
@@ -10,31 +10,72 @@ import asyncio
 import contextlib
 import socket
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from moonfast.codec import DecodeError, decode
 
 if TYPE_CHECKING:
     from http.client import HTTPConnection
+    from urllib.parse import SplitResult
 
 THREADS = 2
-"""Requests at once; others wait."""
+"""Requests at once of one client; others wait."""
 MAX_BYTES = 1024 * 1024
-
-Answer = tuple[int, bytes]
 
 
 class RequestError(Exception):
     """The other server cannot be asked, or did not answer as it should; in words for users."""
 
 
-class HttpClient:
-    def __init__(self) -> None:
-        self._places = asyncio.Semaphore(THREADS)
+class Response(NamedTuple):
+    """What was answered. Names of headers are in lower case; of several with one name the last counts."""
 
-    async def get(self, url: str, *, timeout_s: float, max_bytes: int = MAX_BYTES) -> Answer:
-        """Status and body of a GET, `max_bytes` of it at most. RequestError: no answer in time, or the URL is none."""
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        return self.body.decode("utf-8", "replace")
+
+    def json(self) -> Any:
+        """The body as JSON. RequestError: it is none."""
+        try:
+            return decode(self.body)
+        except DecodeError:
+            raise RequestError("the answer is not JSON") from None
+
+
+class HttpClient:
+    """Keeps the number of threads low: one client for everything that may wait for one another."""
+
+    def __init__(self, places: int = THREADS) -> None:
+        self._places = asyncio.Semaphore(places)
+
+    async def get(self, url: str, *, timeout_s: float, max_bytes: int = MAX_BYTES) -> Response:
+        """Ask with GET; see `request`."""
+        return await self.request("GET", url, timeout_s=timeout_s, max_bytes=max_bytes)
+
+    async def request(
+        self,
+        verb: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        timeout_s: float,
+        max_bytes: int = MAX_BYTES,
+        follow: int = 0,
+    ) -> Response:
+        """The answer, with `max_bytes` of its body at most. RequestError: none in time, or the URL is none.
+
+        A user and password in the URL are sent as Basic credentials. `follow` redirects are followed, and only to the
+        same scheme, host and port, with GET.
+        """
         async with self._places:
             loop = asyncio.get_running_loop()
-            request = _Request(url, timeout_s, max_bytes, loop)
+            request = _Request(verb, url, dict(headers or {}), body, timeout_s, max_bytes, follow, loop)
             timer = loop.call_later(timeout_s, request.give_up)
             try:
                 # a daemon: the server does not wait for others when it ends
@@ -45,13 +86,26 @@ class HttpClient:
 
 
 class _Request:
-    def __init__(self, url: str, timeout_s: float, max_bytes: int, loop: asyncio.AbstractEventLoop) -> None:
-        self._url, self._timeout_s, self._max_bytes, self._loop = url, timeout_s, max_bytes, loop
+    def __init__(
+        self,
+        verb: str,
+        url: str,
+        headers: dict[str, str],
+        body: bytes | None,
+        timeout_s: float,
+        max_bytes: int,
+        follow: int,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._verb, self._url, self._headers, self._body = verb, url, headers, body
+        self._timeout_s, self._max_bytes, self._follow, self._loop = timeout_s, max_bytes, follow, loop
         self._connection: HTTPConnection | None = None
-        self.answer: asyncio.Future[Answer] = loop.create_future()
+        self._is_over = False
+        self.answer: asyncio.Future[Response] = loop.create_future()
 
     def give_up(self) -> None:
         """The time is over."""
+        self._is_over = True
         self._tell(RequestError("no answer in time"))
         connection = self._connection
         if connection is not None and connection.sock is not None:
@@ -61,13 +115,13 @@ class _Request:
     def work(self) -> None:
         """Blocking, in the thread."""
         try:
-            found: Answer | RequestError = self._get()
+            found: Response | RequestError = self._ask_and_follow()
         except RequestError as exc:
             found = exc
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(self._tell, found)
 
-    def _tell(self, found: Answer | RequestError) -> None:
+    def _tell(self, found: Response | RequestError) -> None:
         if self.answer.done():  # nobody waits any more
             return
         if isinstance(found, RequestError):
@@ -75,29 +129,56 @@ class _Request:
         else:
             self.answer.set_result(found)
 
-    def _get(self) -> Answer:
+    def _ask_and_follow(self) -> Response:
+        from urllib.parse import urljoin
+
+        url = _split(self._url)
+        for _ in range(self._follow + 1):
+            found = self._ask(url)
+            target = found.headers.get("location")
+            if found.status not in (301, 302, 303, 307, 308) or target is None or not self._follow:
+                return found
+            asked = url
+            url = _split(urljoin(asked.geturl(), target))
+            if (url.scheme, url.hostname, url.port) != (asked.scheme, asked.hostname, asked.port):
+                raise RequestError("the answer is a redirect to another server, which is not followed")
+            url = url._replace(netloc=asked.netloc)  # with its credentials
+            self._verb, self._body = "GET", None
+        raise RequestError("too many redirects")
+
+    def _ask(self, url: SplitResult) -> Response:
         from base64 import b64encode
         from http.client import HTTPConnection, HTTPException, HTTPSConnection
-        from urllib.parse import unquote, urlsplit
+        from urllib.parse import unquote
 
-        try:
-            url = urlsplit(self._url)
-            host, port = url.hostname, url.port
-        except ValueError:
-            raise RequestError("the address cannot be read") from None
-        if url.scheme not in ("http", "https") or not host:
-            raise RequestError("only http:// and https:// addresses can be asked")
-        headers = {"User-Agent": "moonfast", "Accept": "*/*", "Connection": "close"}
+        headers = {"User-Agent": "moonfast", "Accept": "*/*", "Connection": "close", **self._headers}
         if url.username is not None:
             login = f"{unquote(url.username)}:{unquote(url.password or '')}"
-            headers["Authorization"] = "Basic " + b64encode(login.encode()).decode()
+            headers.setdefault("Authorization", "Basic " + b64encode(login.encode()).decode())
         kind = HTTPSConnection if url.scheme == "https" else HTTPConnection
-        self._connection = connection = kind(host, port, timeout=self._timeout_s)
+        if self._is_over:
+            raise RequestError("no answer in time")
+        self._connection = connection = kind(url.hostname or "", url.port, timeout=self._timeout_s)
         try:
-            connection.request("GET", (url.path or "/") + (f"?{url.query}" if url.query else ""), headers=headers)
+            target = (url.path or "/") + (f"?{url.query}" if url.query else "")
+            connection.request(self._verb, target, self._body, headers)
             response = connection.getresponse()
-            return response.status, response.read(self._max_bytes) if self._max_bytes else b""
+            body = response.read(self._max_bytes) if self._max_bytes else b""
+            return Response(response.status, {name.lower(): value for name, value in response.getheaders()}, body)
         except (OSError, HTTPException, ValueError) as exc:
             raise RequestError(f"no answer ({getattr(exc, 'strerror', None) or type(exc).__name__})") from None
         finally:
             connection.close()
+
+
+def _split(text: str) -> SplitResult:
+    from urllib.parse import urlsplit
+
+    try:
+        url = urlsplit(text)
+        host, _ = url.hostname, url.port
+    except ValueError:
+        raise RequestError("the address cannot be read") from None
+    if url.scheme not in ("http", "https") or not host:
+        raise RequestError("only http:// and https:// addresses can be asked")
+    return url

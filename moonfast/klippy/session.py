@@ -116,6 +116,7 @@ class Klippy:
         self.on_identified: list[Callable[[], None]] = []  # told when `info` is known, at each new connection
         self.on_disconnected: list[Callable[[], None]] = []  # told behind `on_lost`
         self.print_wanted_by: tuple[str, str | None] = ("", None)  # the last file that was to be printed, and by whom
+        self.also_wanted: Filter = {}  # printer objects that components want to know, beside OWN_OBJECTS
         self.on_state: list[Callable[[KlippyState], None]] = []  # told of every state, before clients are
         self.state = KlippyState.DISCONNECTED
         self.info: dict[str, Any] = {}
@@ -343,7 +344,8 @@ class Klippy:
             names = [name for name in objects if isinstance(name, str)] if isinstance(objects, list) else []
             self.missing_requirements = [name for name in REQUIREMENTS if name not in names]
             sensors, monitors = await self._sensors(names)
-            own: Filter = {name: fields for name, fields in OWN_OBJECTS.items() if name in names}
+            wanted = {**self.also_wanted, **OWN_OBJECTS}
+            own: Filter = {name: fields for name, fields in wanted.items() if name in names}
             await self._want(own | await self._sensor_fields([*sensors, *monitors]))
         except KlippyDisconnected:
             raise

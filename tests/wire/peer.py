@@ -8,11 +8,15 @@ from collections.abc import AsyncIterator
 
 
 class Peer:
-    """`answers` maps a path to the whole answer; None: it never comes. `asked` are the paths, in order."""
+    """`answers` maps a path to the whole answer; None: it never comes.
+
+    `asked` are the paths, in order, `requests` their heads with the bodies.
+    """
 
     def __init__(self) -> None:
         self.answers: dict[str, bytes | None] = {}
         self.asked: list[str] = []
+        self.requests: list[bytes] = []
         self.dripping: dict[str, bool] = {}  # paths that are answered by a byte now and then, for ever
         self.url = ""
         self.writers: list[asyncio.StreamWriter] = []
@@ -28,15 +32,17 @@ class Peer:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             head = await reader.readuntil(b"\r\n\r\n")
             path = head.split()[1].decode()
+            length = next((line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), b":0")
+            self.requests.append(head + await reader.readexactly(int(length.partition(b":")[2])))
             self.asked.append(path)
-            while path in self.dripping:
+            while path in self.dripping and not writer.is_closing():
                 writer.write(b"H" if not self.dripping[path] else b"x")
                 await writer.drain()
                 await asyncio.sleep(0.05)
             answer = self.answers.get(path, b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
             if answer is None:
                 await reader.read()
-            else:
+            elif not writer.is_closing():
                 writer.write(answer)
                 await writer.drain()
         self.writers.remove(writer)
