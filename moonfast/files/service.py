@@ -22,6 +22,7 @@ from moonfast.files import operations, ufp
 from moonfast.files.details import Details
 from moonfast.files.metadata import Metadata, is_scanned
 from moonfast.files.operations import Claims
+from moonfast.files.pieces import is_unchanged
 from moonfast.files.roots import WRITE, Location, Root, Roots, is_below
 from moonfast.files.tree import CREATE, DELETE, MODIFY, MOVE, Change, Entry, Tree
 from moonfast.files.watcher import Watcher
@@ -35,6 +36,9 @@ log = logging.getLogger(__name__)
 GCODES = "gcodes"
 ANNOUNCE_S = 2.0
 """A gcode file is told of after this time even if its metadata is not there yet."""
+
+PROCESSING_ATTEMPTS = 3
+"""A file that is written to while a processor reads it is given to it again."""
 
 Processor = Callable[[Path], Awaitable[bool]]
 """Rewrites a gcode file before its metadata is read, atomically; whether it did."""
@@ -290,12 +294,22 @@ class FileService:
             with self.watcher.hold(location.path):
                 for name, process in self.processors.items():
                     try:
-                        if not self._is_printed(location) and await process(Path(location.real)):
+                        if not self._is_printed(location) and await self._processed(process, Path(location.real)):
                             done.append(name)
                     except Exception as exc:  # component edge: the file is as it was, and has metadata all the same
                         log.warning("%s could not work on '%s': %s", name, location.name, exc)
                 await self.watcher.sync(tree, relative)
         return done
+
+    async def _processed(self, process: Processor, path: Path) -> bool:
+        """Let one processor rewrite a file; again, if the file changed meanwhile and was left as it was."""
+        for _ in range(PROCESSING_ATTEMPTS):
+            before = await self.workers.quick(path.stat)
+            if await process(path):
+                return True
+            if is_unchanged(before, await self.workers.quick(path.stat)):
+                break
+        return False
 
     def _scanned(self, relative: str) -> None:
         """There is another record of a file: listings made before are out of date."""

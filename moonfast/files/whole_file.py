@@ -7,7 +7,6 @@ looked at. Nobody waits long for it to stop, pause or give up a file: it asks be
 from __future__ import annotations
 
 import asyncio
-import bisect
 import contextlib
 import functools
 import logging
@@ -15,7 +14,7 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -190,11 +189,6 @@ class WholeFilePass:
         if self._is_paused and job.can_wait:
             raise _Interrupted
         return not (self._is_stopped or job.is_cancelled)
-
-
-def layer_at(layers: Sequence[tuple[int, float | None]], offset: int) -> int:
-    """How many layers have begun at a place of the file: 0 before the first."""
-    return bisect.bisect_right(layers, offset, key=lambda layer: layer[0])
 
 
 def _read(path: Path, want_motion: bool, goes_on: GoesOn) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ import socket
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
-WAIT_S = 10.0
+WAIT_S = 30.0
 """Whatever does not happen within this time does not happen."""
 
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10

@@ -35,9 +35,8 @@ class TransferApi:
     def __init__(self, files: FileService, options: Options, klippy: Klippy, job: Job, max_upload_bytes: int) -> None:
         self._files, self._options, self._klippy, self._job = files, options, klippy, job
         self._max_upload_bytes = max_upload_bytes
-        self.queue: Callable[[str, str | None], Awaitable[bool]] | None = (
-            None  # where files go that cannot be printed at once
-        )
+        # where files go that cannot be printed at once
+        self.queue: Callable[[str, str | None], Awaitable[bool]] | None = None
         self.klippy_log_path = f"{options.data_path}/logs/klippy.log"
 
     @endpoint(GET, "/server/files/klippy.log", transports=Transport.HTTP)

@@ -217,6 +217,26 @@ async def test_objects_are_marked() -> None:
         assert Path(served.data_path, "gcodes/a.gcode").read_bytes() == text
 
 
+async def test_a_file_that_is_written_while_it_is_processed() -> None:
+    seen = []
+
+    async def look(path: Path) -> bool:
+        seen.append(path.stat().st_size)
+        if len(seen) == 1:
+            with path.open("ab") as stream:
+                stream.write(b"; more\n")
+            return False
+        put(served, path.name, b"; processed\n" + path.read_bytes())
+        return True
+
+    async with running() as served:
+        manager(served).add_processor("look", look)
+        client = await served.client()
+        assert (await upload(served, "a.gcode", gcode()))[0] == 201
+        assert seen == [len(gcode()), len(gcode()) + 7]
+        assert (await metadata(client, "a.gcode"))["file_processors"] == ["look"]
+
+
 async def test_what_is_printed_is_not_processed() -> None:
     async def spoil(path: Path) -> bool:
         put(served, path.name, b"")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from moonfast.files import pieces, whole_file
-from moonfast.files.whole_file import WholeFilePass, layer_at
+from moonfast.files.whole_file import WholeFilePass
 
 TEXT = "EXCLUDE_OBJECT_DEFINE NAME=a CENTER=1,2\nT0\nM83\n;LAYER:0\nG1 X1 Y1 Z0.2\nG1 X2 E1\n;LAYER:1\nM73 P9 R1\n"
 
@@ -247,9 +247,3 @@ async def test_the_loop_goes_on(path: Path) -> None:
     assert await run is not None
     assert worst < 0.2  # generous for a busy machine; the pass itself holds nothing for 5 ms
     await reader.stop()
-
-
-def test_layer_at() -> None:
-    layers: list[tuple[int, float | None]] = [(10, 0.2), (20, None), (30, 0.6)]
-    assert [layer_at(layers, offset) for offset in (0, 9, 10, 19, 20, 29, 30, 999)] == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert layer_at([], 5) == 0
