@@ -10,6 +10,7 @@ import logging
 from typing import Annotated, Any, Literal, TypedDict
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
+from moonfast.access.trusted import TrustedClients, read_address
 from moonfast.api.call import Call
 from moonfast.api.endpoint import endpoint, notification
 from moonfast.component import Component
@@ -87,7 +88,8 @@ _DEFAULTS = {name: getattr(WebcamConfig, name, None) for name in WebcamConfig.__
 
 
 class Webcams(Component):
-    def __init__(self, configs: list[WebcamConfig], database: Database) -> None:
+    def __init__(self, configs: list[WebcamConfig], database: Database, trusted: TrustedClients) -> None:
+        self._trusted = trusted
         self._stored = database.namespace(NAMESPACE)
         self._client = HttpClient()
         self._webcams: dict[str, WebcamInfo] = {}  # by uid
@@ -174,25 +176,36 @@ class Webcams(Component):
 
     @endpoint(POST, "/server/webcams/test")
     async def test_webcam(self, call: Call, name: str | None = None, uid: str | None = None) -> WebcamTest:
-        """Ask whether stream and snapshot of a camera that is known can be reached from this machine."""
+        """Ask whether stream and snapshot of a camera that is known can be reached from this machine.
+
+        An address inside of the network is asked only if the configuration has the camera, or names the address in
+        trusted_clients.
+        """
         webcam = self._find(name, uid)
         return {
             "name": webcam["name"],
-            "snapshot_reachable": await self._is_reachable(webcam["snapshot_url"]),
+            "snapshot_reachable": await self._is_reachable(webcam, webcam["snapshot_url"]),
             "snapshot_url": _whole(webcam["snapshot_url"]),
-            "stream_reachable": await self._is_reachable(webcam["stream_url"]),
+            "stream_reachable": await self._is_reachable(webcam, webcam["stream_url"]),
             "stream_url": _whole(webcam["stream_url"]),
         }
 
-    async def _is_reachable(self, url: str) -> bool:
+    async def _is_reachable(self, webcam: WebcamInfo, url: str) -> bool:
         if not url:
             return False
+        is_named = webcam["source"] == "config" or "://" not in url
+        may_ask = None if is_named else self._may_ask
         try:
-            answer = await self._client.get(_whole(url), timeout_s=TEST_TIMEOUT_S, max_bytes=0)
+            answer = await self._client.get(_whole(url), timeout_s=TEST_TIMEOUT_S, max_bytes=0, may_ask=may_ask)
         except RequestError as exc:
             log.info("A webcam cannot be reached: %s", exc)
             return False
         return answer.status < 400
+
+    def _may_ask(self, address: str) -> bool:
+        """Whoever adds a camera in a front end must not look around in the network with it."""
+        found = read_address(address)
+        return found is not None and (found.is_global or self._trusted.is_named(found))
 
     def _named(self, name: str | None) -> WebcamInfo | None:
         return next((item for item in self._webcams.values() if item["name"] == name), None)

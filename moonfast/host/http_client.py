@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from moonfast.codec import DecodeError, decode
@@ -18,6 +18,9 @@ from moonfast.codec import DecodeError, decode
 if TYPE_CHECKING:
     from http.client import HTTPConnection
     from urllib.parse import SplitResult
+
+MayAsk = Callable[[str], bool]
+"""Whether an IP address may be asked."""
 
 THREADS = 2
 """Requests at once of one client; others wait."""
@@ -53,9 +56,11 @@ class HttpClient:
     def __init__(self, places: int = THREADS) -> None:
         self._places = asyncio.Semaphore(places)
 
-    async def get(self, url: str, *, timeout_s: float, max_bytes: int = MAX_BYTES) -> Response:
+    async def get(
+        self, url: str, *, timeout_s: float, max_bytes: int = MAX_BYTES, may_ask: MayAsk | None = None
+    ) -> Response:
         """Ask with GET; see `request`."""
-        return await self.request("GET", url, timeout_s=timeout_s, max_bytes=max_bytes)
+        return await self.request("GET", url, timeout_s=timeout_s, max_bytes=max_bytes, may_ask=may_ask)
 
     async def request(
         self,
@@ -67,15 +72,16 @@ class HttpClient:
         timeout_s: float,
         max_bytes: int = MAX_BYTES,
         follow: int = 0,
+        may_ask: MayAsk | None = None,
     ) -> Response:
         """The answer, with `max_bytes` of its body at most. RequestError: none in time, or the URL is none.
 
         A user and password in the URL are sent as Basic credentials. `follow` redirects are followed, and only to the
-        same scheme, host and port, with GET.
+        same scheme, host and port, with GET. `may_ask` decides on the address that the host's name stands for.
         """
         async with self._places:
             loop = asyncio.get_running_loop()
-            request = _Request(verb, url, dict(headers or {}), body, timeout_s, max_bytes, follow, loop)
+            request = _Request(verb, url, dict(headers or {}), body, timeout_s, max_bytes, follow, may_ask, loop)
             timer = loop.call_later(timeout_s, request.give_up)
             try:
                 # a daemon: the server does not wait for others when it ends
@@ -95,10 +101,12 @@ class _Request:
         timeout_s: float,
         max_bytes: int,
         follow: int,
+        may_ask: MayAsk | None,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._verb, self._url, self._headers, self._body = verb, url, headers, body
         self._timeout_s, self._max_bytes, self._follow, self._loop = timeout_s, max_bytes, follow, loop
+        self._may_ask = may_ask
         self._connection: HTTPConnection | None = None
         self._is_over = False
         self.answer: asyncio.Future[Response] = loop.create_future()
@@ -159,6 +167,8 @@ class _Request:
         if self._is_over:
             raise RequestError("no answer in time")
         self._connection = connection = kind(url.hostname or "", url.port, timeout=self._timeout_s)
+        if self._may_ask is not None:
+            connection._create_connection = self._connect  # type: ignore[attr-defined]
         try:
             target = (url.path or "/") + (f"?{url.query}" if url.query else "")
             connection.request(self._verb, target, self._body, headers)
@@ -169,6 +179,14 @@ class _Request:
             raise RequestError(f"no answer ({getattr(exc, 'strerror', None) or type(exc).__name__})") from None
         finally:
             connection.close()
+
+    def _connect(self, address: tuple[str, int], timeout: float, source: Any = None) -> socket.socket:
+        """Connect to the first address of a host that may be asked: names are looked up once, not again after it."""
+        assert self._may_ask is not None
+        for *_, found in socket.getaddrinfo(*address, type=socket.SOCK_STREAM):
+            if self._may_ask(str(found[0])):
+                return socket.create_connection((str(found[0]), int(found[1])), timeout, source)
+        raise RequestError("an address of this network that the configuration does not name")
 
 
 def _split(text: str) -> SplitResult:

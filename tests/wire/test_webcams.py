@@ -133,3 +133,18 @@ async def test_a_camera_that_sends_a_byte_now_and_then(monkeypatch: pytest.Monke
         async with asyncio.timeout(5):
             while cam.writers:  # and nobody is kept waiting there
                 await asyncio.sleep(0.01)
+
+
+async def test_addresses_of_the_network_are_for_those_whom_the_configuration_names() -> None:
+    async with peer() as cam:
+        own = f"\n[webcam own]\nstream_url: {cam.put('/own', b'x').replace('127.0.0.1', 'localhost')}\n"
+        text = "[authorization]\ntrusted_clients:\n    127.0.0.2\n"
+        async with running(text + own) as served:
+            client = await served.unix_client()
+            for number, host in enumerate(("127.0.0.1", "localhost", "0", "[::ffff:127.0.0.1]")):
+                url = cam.put("/hidden", b"x").replace("127.0.0.1", host)
+                await post(client, name=f"cam{number}", stream_url=url, snapshot_url=url)
+                found = await client.call("server.webcams.test", {"name": f"cam{number}"})
+                assert (found["stream_reachable"], found["snapshot_reachable"]) == (False, False), url
+            assert (await client.call("server.webcams.test", {"name": "own"}))["stream_reachable"] is True
+            assert cam.asked == ["/own"]
