@@ -22,6 +22,13 @@ class Restart:
         self._begin()
 
 
+class Audience:
+    """Who is connected. `websockets` counts WebSockets, `listeners` all connections that get notifications."""
+
+    def __init__(self, websockets: Callable[[], int], listeners: Callable[[], int]) -> None:
+        self.websockets, self.listeners = websockets, listeners
+
+
 class Component:
     """Base of all components.
 

@@ -37,6 +37,7 @@ COMPONENTS: tuple[Entry, ...] = (
     Entry("database", "moonfast.components.database:DatabaseApi", always=True),
     Entry("ldap", "moonfast.components.ldap:Ldap"),
     Entry("authorization", "moonfast.components.authorization:Authorization", always=True),
+    Entry("machine", "moonfast.components.machine.component:Machine", always=True),
     Entry("file_manager", "moonfast.files.manager:FileManager", always=True),
     Entry("job_queue", "moonfast.components.job_queue:JobQueue", always=True),
     Entry("webcam", "moonfast.components.webcam:Webcams", always=True),

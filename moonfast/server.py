@@ -25,7 +25,7 @@ from moonfast.api.invoke import Invoker
 from moonfast.api.local import LocalCalls
 from moonfast.api.reference_api import ReferenceApi
 from moonfast.api.table import EndpointTable
-from moonfast.component import Restart
+from moonfast.component import Audience, Restart
 from moonfast.config.load import Config, keep_backup, load
 from moonfast.config.sections import AuthorizationConfig, DataStoreConfig, ServerConfig
 from moonfast.config.source import render
@@ -125,6 +125,7 @@ class Server:
         parts: dict[type, object] = {
             Options: options,
             Restart: Restart(restart),
+            Audience: Audience(lambda: self.hub.websocket_count, lambda: self.hub.listener_count),
             Config: config,
             Database: self._database,
             Backups: self._backups,

@@ -60,7 +60,20 @@ def test_what_changes_something_does_not_answer_get(endpoints: list[Endpoint]) -
         "/access/api_key",
         "/access/oneshot_token",
     }
-    words = ("feeds", "totals", "list", "info", "help", "status", "store", "config", "roots", "thumbnails", ".log")
+    words = (
+        "stats",
+        "feeds",
+        "totals",
+        "list",
+        "info",
+        "help",
+        "status",
+        "store",
+        "config",
+        "roots",
+        "thumbnails",
+        ".log",
+    )
     for endpoint in endpoints:
         if endpoint.path is not None and Verb.GET in endpoint.verb:
             assert endpoint.path in reading or endpoint.path.endswith(words), endpoint

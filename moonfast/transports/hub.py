@@ -66,6 +66,11 @@ class Hub:
     def websocket_count(self) -> int:
         return len(self._timed)
 
+    @property
+    def listener_count(self) -> int:
+        """Connections that get notifications."""
+        return len(self._included)
+
     def has_room(self, call: Call) -> bool:
         """Whether one more WebSocket may open. Those who have not logged in get a part of the places only."""
         if self._is_stopping or len(self._timed) >= self._max_connections:
