@@ -117,6 +117,12 @@ class MethodNotAllowed(ApiError):
         self.allowed = allowed
 
 
+class Conflict(ApiError):
+    """What is asked for cannot be done in the present state."""
+
+    status = 409
+
+
 class PayloadTooLarge(ApiError):
     status = 413
 

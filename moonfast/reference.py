@@ -18,6 +18,10 @@ from moonfast.data_path import Options
 from moonfast.server import Server
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "api"
+OPTIONAL = """\
+[octoprint_compat]
+"""
+"""Sections of components that run only where they are configured, and have endpoints."""
 
 
 def build() -> dict[str, str]:
@@ -25,7 +29,7 @@ def build() -> dict[str, str]:
 
     async def make(folder: str) -> dict[str, str]:
         config = Path(folder) / "moonraker.conf"
-        config.touch()
+        config.write_text(OPTIONAL)
         options = Options(
             data_path=folder, config_file=str(config), unix_socket_path=str(Path(folder) / "moonraker.sock")
         )

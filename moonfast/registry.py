@@ -43,6 +43,7 @@ COMPONENTS: tuple[Entry, ...] = (
     Entry("webcam", "moonfast.components.webcam:Webcams", always=True),
     Entry("announcements", "moonfast.components.announcements:Announcements", always=True),
     Entry("history", "moonfast.components.history:History", always=True),
+    Entry("octoprint_compat", "moonfast.components.octoprint_compat:OctoprintCompat"),
 )
 
 # Sections of the built-in parts: for the generated reference.

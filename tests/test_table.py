@@ -20,7 +20,7 @@ from moonfast.vocab import Transport, Verb
 
 @pytest.fixture
 def endpoints(tmp_path: Path) -> list[Endpoint]:
-    (tmp_path / "moonraker.conf").touch()
+    (tmp_path / "moonraker.conf").write_text(reference.OPTIONAL)
     options = Options(
         data_path=str(tmp_path),
         config_file=str(tmp_path / "moonraker.conf"),
@@ -59,6 +59,14 @@ def test_what_changes_something_does_not_answer_get(endpoints: list[Endpoint]) -
         "/access/user",
         "/access/api_key",
         "/access/oneshot_token",
+        "/api/version",
+        "/api/server",
+        "/api/login",
+        "/api/currentuser",
+        "/api/settings",
+        "/api/printerprofiles",
+        "/api/job",
+        "/api/printer",
     }
     words = (
         "stats",

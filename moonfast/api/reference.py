@@ -193,6 +193,8 @@ def _group(endpoint: Endpoint) -> str:
     if endpoint.path is None:
         return "connection"
     parts = endpoint.path.strip("/").split("/")
+    if parts[0] == "api":
+        return "octoprint"
     return parts[1] if parts[0] == "server" and len(parts) > 2 else parts[0]  # `/server/files/list`: files
 
 
@@ -209,6 +211,8 @@ def _section(endpoint: Endpoint) -> str:
     ways = [way.name.lower() for way in endpoint.transports if way.name and way is not Transport.INTERNAL]
     if endpoint.transports != Transport.ALL:
         lines += [f"Only over: {', '.join(ways)}", ""]
+    if not endpoint.is_wrapped:
+        lines += ["Over HTTP the answer is the result itself, without `result` around it.", ""]
     if endpoint.access is Access.OPEN:
         lines += ["Needs no rights.", ""]
     if endpoint.parameters.items:

@@ -84,8 +84,8 @@ class FileManager(Component):
             observes=config.file_system_observer == "inotify",
             reads_whole_files=config.scan_whole_files,
         )
-        self._transfers = TransferApi(self._files, options, klippy, job, server.max_upload_size * 1024 * 1024)
-        self.parts = (ListingApi(self._files), MetadataApi(self._files), self._transfers, ChangesApi(self._files))
+        self.transfers = TransferApi(self._files, options, klippy, job, server.max_upload_size * 1024 * 1024)
+        self.parts = (ListingApi(self._files), MetadataApi(self._files), self.transfers, ChangesApi(self._files))
         self._own_warnings: list[str] = []
         if config.enable_object_processing:
             self.add_processor("object_processing", self._files.whole.add_objects)
@@ -128,7 +128,7 @@ class FileManager(Component):
         configuration says so.
         """
         if self._config.queue_gcode_uploads:
-            self._transfers.queue = queue
+            self.transfers.queue = queue
 
     # life
 
@@ -177,7 +177,7 @@ class FileManager(Component):
                 self.roots.reserve("klippy-env", environment)
         log_file = info.get("log_file")
         if isinstance(log_file, str) and os.path.isabs(log_file):
-            self._transfers.klippy_log_path = log_file
+            self.transfers.klippy_log_path = log_file
         config_file = info.get("config_file")
         config = self.roots.get("config")
         is_checked = self._config.check_klipper_config_path and isinstance(config_file, str)

@@ -79,18 +79,22 @@ class TransferApi:
         Status 201, the address of the file is in `Location`. Error 403: the file is being printed; 413: it is too
         large; 422: the checksum does not match; 507: the disk is full.
         """
+        return await self.store(call, form, "/server/files")
+
+    async def store(self, call: Call, form: Received, base: str) -> HttpAnswer:
+        """Put an uploaded file into its place; its address begins with `base`."""
         assert isinstance(form, Upload)
         try:
-            answer, location = await self._store(call, form)
+            answer, location = await self._place(call, form)
         except BaseException:
             form.abort()
             raise
         log.info("Uploaded %s: %d bytes, %.1f MB/s", location.name, form.size, form.rate)
-        address = f"/server/files/{location.root.name}/{quote(location.relative)}"
+        address = f"{base}/{location.root.name}/{quote(location.relative)}"
         scheme = "https" if call.is_secure else "http"
         return HttpAnswer(encode(answer), status=201, headers=(("Location", f"{scheme}://{call.host}{address}"),))
 
-    async def _store(self, call: Call, form: Upload) -> tuple[dict[str, Any], Location]:
+    async def _place(self, call: Call, form: Upload) -> tuple[dict[str, Any], Location]:
         """Put an uploaded file into its place."""
         files, location = self._files, form.target()
         files.check_unlocked(location)
@@ -113,19 +117,19 @@ class TransferApi:
         answer: dict[str, Any] = {**files.done("create_file", location, entry)}
         if is_gcode:
             wants_print = form.fields.get("print", "").lower() == "true"
-            is_started = answer["print_started"] = wants_print and await self._print(location.relative, call.user)
+            is_started = answer["print_started"] = wants_print and await self.print(location.relative, call.user)
             waits = wants_print and not is_started and self.queue is not None
             answer["print_queued"] = waits and await self.queue(location.relative, call.user)  # type: ignore[misc]
         return answer, location
 
-    async def _print(self, relative: str, user: str | None) -> bool:
+    async def print(self, relative: str, user: str | None) -> bool:
         """Start a print; False: the printer is busy or not ready."""
         if self._job.is_active or not self._klippy.is_connected:
             return False
         try:
             await self._klippy.print_file(relative, user=user, timeout_s=PRINT_TIMEOUT_S)
         except ApiError as exc:
-            log.warning("The uploaded file '%s' could not be printed: %s", relative, exc.message)
+            log.warning("The file '%s' could not be printed: %s", relative, exc.message)
             return False
         return True
 

@@ -162,7 +162,7 @@ def test_a_users_file_loads(tmp_path: Path, text: str) -> None:
     warnings = config.all_warnings(entry.name for entry in COMPONENTS)
     assert not [warning for warning in warnings if "Unparsed" in warning or "mean" in warning]
     assert warnings[-1].startswith("These config sections are not supported by this version of moonfast yet")
-    assert "[octoprint_compat] (moonraker.conf, line" in warnings[-1]
+    assert "[update_manager" in warnings[-1]
 
 
 def test_templates_are_verbatim(tmp_path: Path) -> None:
