@@ -266,6 +266,8 @@ BUILT_IN = (
     "klippy_connection",
     "klippy_apis",
     "data_store",
+    "shell_command",
+    "proc_stats",
     "job_state",
     "extensions",
 )
