@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Annotated, TypedDict
 from uuid import uuid4
 
-from moonfast.api.call import Call
+from moonfast.api.call import INTERNAL, Call
 from moonfast.api.endpoint import endpoint, notification
 from moonfast.component import Component
 from moonfast.config.options import Option, Section
@@ -111,10 +111,14 @@ class JobQueue(Component):
         self._files.queue_uploads(self._add_upload)
         self._job.listeners.append(self._follow)
         self._klippy.on_state.append(self._follow_klippy)
+        self._klippy.methods.register("pause_job_queue", lambda _: self.spawn(self.pause(INTERNAL)))
+        self._klippy.methods.register("start_job_queue", lambda _: self.spawn(self.start_queue(INTERNAL)))
 
     async def stop(self) -> None:
         self._job.listeners.remove(self._follow)
         self._klippy.on_state.remove(self._follow_klippy)
+        for name in ("pause_job_queue", "start_job_queue"):
+            self._klippy.methods.remove(name)
 
     # for clients
 

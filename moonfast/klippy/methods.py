@@ -11,7 +11,8 @@ from moonfast.errors import BadRequest
 
 log = logging.getLogger(__name__)
 
-RemoteMethod = Callable[[dict[str, Any]], None]
+RemoteMethod = Callable[[dict[str, Any]], object]
+"""Gets the arguments; what takes time it begins and leaves."""
 
 RESERVED = ("process_gcode_response", "process_status_update")
 

@@ -250,3 +250,19 @@ async def test_uploads_wait_while_the_printer_is_busy(is_wanted: bool) -> None:
             assert len(printer.scripts) == 1
         finally:
             await http.close()
+
+
+async def test_macros_pause_and_start_it() -> None:
+    async with running(AUTOMATIC) as served:
+        printer = Printer(served)
+        client = await served.client()
+        offered = {params["remote_method"] for params in served.klippy.asked("register_remote_method")}
+        assert {"pause_job_queue", "start_job_queue"} <= offered
+        served.klippy.peer.send({"method": "pause_job_queue", "params": {}})
+        await until(lambda: client.of("notify_job_queue_changed"))
+        await post(client, "a")
+        assert await status(client) == (["a"], "paused")
+        served.klippy.peer.send({"method": "start_job_queue", "params": {}})
+        await until(lambda: printer.scripts)
+        await until(lambda: client.of("notify_job_queue_changed")[-1][0]["action"] == "job_loaded")
+        assert printer.scripts == ['SDCARD_PRINT_FILE FILENAME="a.gcode"']
