@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,8 @@ class Component:
     components, built-in parts. A constructor does no I/O. `start` may fail: then the component is listed as failed.
     """
 
+    section_types: Mapping[str, str] = {}
+    """Where the option `type` of a section says what else it has: its values -> "module:Section"."""
     parts: tuple[object, ...] = ()
     """Further objects with endpoints of this component."""
     warnings: Sequence[str] = ()

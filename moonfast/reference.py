@@ -20,6 +20,10 @@ from moonfast.server import Server
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "api"
 OPTIONAL = """\
 [octoprint_compat]
+
+[power lamp]
+type: klipper_device
+object_name: output_pin lamp
 """
 """Sections of components that run only where they are configured, and have endpoints."""
 

@@ -43,6 +43,7 @@ COMPONENTS: tuple[Entry, ...] = (
     Entry("webcam", "moonfast.components.webcam:Webcams", always=True),
     Entry("announcements", "moonfast.components.announcements:Announcements", always=True),
     Entry("history", "moonfast.components.history:History", always=True),
+    Entry("power", "moonfast.components.power.component:Power"),
     Entry("octoprint_compat", "moonfast.components.octoprint_compat:OctoprintCompat"),
 )
 
@@ -93,7 +94,9 @@ def needs(kind: type[Component]) -> list[Need]:
 
 def sections_of(entry: Entry) -> list[type[Section]]:
     """The sections that a component reads. ImportError: it needs a package that is not installed."""
-    return [need.type for need in needs(load(entry.path)) if need.is_section]
+    kind = load(entry.path)
+    found = [need.type for need in needs(kind) if need.is_section]
+    return found + [load(path) for path in kind.section_types.values()]
 
 
 def missing_package(error: ImportError) -> str:

@@ -46,24 +46,37 @@ class Config:
 
     def problems(self) -> list[ConfigError]:
         """All faults found so far: in the files, and in the sections that were asked for."""
-        return self.source.problems + self.notes.problems
+        found = self.source.problems + self.notes.problems
+        return list({str(problem): problem for problem in found}.values())  # two classes may read one section
 
     def section(self, kind: type[S]) -> S:
         return self._section(kind, kind.config_name)
 
     def sections(self, kind: type[S]) -> list[S]:
         """All sections with the prefix of this class, in the order of the file. All are read before one fails."""
-        found: list[S] = []
-        problems: list[ConfigError] = []
-        for name in self.source.sections:
-            if kind.instance_of(name) is not None:
-                try:
-                    found.append(self._section(kind, name))
-                except ConfigError as exc:
-                    problems.append(exc)
+        found, problems = self.usable_sections(kind)
         if problems:
             raise problems[0]
         return found
+
+    def section_named(self, kind: type[S], name: str) -> S:
+        """One of the sections with a prefix, by its whole name."""
+        return self._section(kind, name)
+
+    def usable_sections(self, kind: type[S]) -> tuple[list[S], list[ConfigError]]:
+        """The same, with what is wrong beside it: for components that do without those that cannot be used."""
+        found: list[S] = []
+        problems: list[ConfigError] = []
+        for name, raw in self.source.sections.items():
+            if kind.instance_of(name) is None:
+                continue
+            if kind.type_name and ("type" not in raw.options or raw.options["type"].text.lower() != kind.type_name):
+                continue
+            try:
+                found.append(self._section(kind, name))
+            except ConfigError as exc:
+                problems.append(exc)
+        return found, problems
 
     def is_given(self, section: str, option: str) -> bool:
         """Whether the user wrote this option, be it with its default value."""
@@ -89,7 +102,7 @@ class Config:
     def all_warnings(self, known: Iterable[str] = ()) -> list[str]:
         """Everything to tell the user. `known`: section names that have an owner, though it did not read them."""
         unread = report.unread(self.source, self._touched, self.notes.used, known)
-        return self.source.warnings + self.notes.warnings + unread
+        return list(dict.fromkeys(self.source.warnings + self.notes.warnings + unread))
 
     def view(self) -> dict[str, Any]:
         """What `/server/config` answers."""

@@ -4,7 +4,8 @@
         device: Annotated[str, Option(doc="Serial device of the load cell.")]
         period: Annotated[float, Option(above=0.0, doc="Seconds between readings.")] = 2.0
 
-`name="power"` is the section [power]; `prefix="power"` is every [power NAME], one object each.
+`name="power"` is the section [power]; `prefix="power"` is every [power NAME], one object each; with `type="http"` only
+those whose option `type` is http.
 
 Types: str, int, float, bool, Path (a text: absolute, `~` expanded), Template (text that is rendered later), list[str]
 and list[int] (one item a line; `Option(separator=",")` splits lines too), Literal[...] and Enum (any case), and
@@ -229,14 +230,21 @@ class Section:
     config_name: ClassVar[str] = ""
     is_prefix: ClassVar[bool] = False
     legacy_prefixes: ClassVar[tuple[str, ...]] = ()
+    type_name: ClassVar[str] = ""
     _fields: ClassVar[dict[str, Field]]
 
     def __init_subclass__(
-        cls, *, name: str | None = None, prefix: str | None = None, legacy_prefixes: tuple[str, ...] = ()
+        cls,
+        *,
+        name: str | None = None,
+        prefix: str | None = None,
+        legacy_prefixes: tuple[str, ...] = (),
+        type: str = "",
     ) -> None:
         if (name is None) == (prefix is None):
             raise TypeError(f"{cls.__name__} needs either name= or prefix=")
         cls.config_name, cls.is_prefix, cls.legacy_prefixes = name or prefix or "", prefix is not None, legacy_prefixes
+        cls.type_name = type
 
     def __init__(self, **values: Any) -> None:
         fields = self.fields()

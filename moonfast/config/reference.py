@@ -49,17 +49,19 @@ def pages() -> dict[str, str]:
     for kind in sorted(registry.section_classes(), key=lambda kind: kind.config_name):
         name = f"{kind.config_name.replace(' ', '_')}.md"
         title = f"[{kind.config_name} NAME]" if kind.is_prefix else f"[{kind.config_name}]"
+        if name not in found:
+            index.append(f"- [`{title}`]({name})\n")
         found[name] = found.get(name, _GENERATED) + _section(kind, title)
-        index.append(f"- [`{title}`]({name})\n")
     found["README.md"] = "".join(index)
     return found
 
 
 def _section(kind: type[Section], title: str) -> str:
-    out = [f"# `{title}`\n\n"]
+    out = [f"## Type `{kind.type_name}`\n\n" if kind.type_name else f"# `{title}`\n\n"]
     if kind.__doc__:
         out.append(kind.__doc__.strip() + "\n\n")
-    fields = kind.fields().values()
+    base = next((other for other in kind.__mro__[1:] if kind.type_name and issubclass(other, Section)), Section)
+    fields = [field for name, field in kind.fields().items() if base is Section or name not in base.fields()]
     out.append("| Option | Default | Values | Meaning |\n|---|---|---|---|\n")
     out += [_row(field) for field in fields if field.option.deprecated is None]
     old = [field for field in fields if field.option.deprecated is not None]

@@ -12,6 +12,7 @@ server goes on. Source: web_api.md, "Jinja2 Template API Calls".
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol
@@ -30,6 +31,8 @@ STEPS_AT_ONCE = 500
 MAX_TEXT = 1024 * 1024
 """Characters that a template may produce, or make by multiplication."""
 MAX_POWER_BITS = 4096
+
+_WIDTH = re.compile(r"%[^%a-zA-Z]*(?:\d{4}|\*)")
 
 CallMethod = Callable[..., Awaitable[Any]]
 
@@ -172,8 +175,8 @@ def _environment(known: Mapping[str, Any]) -> SandboxedEnvironment:
                 for text, times in ((left, right), (right, left)):
                     if isinstance(text, str | list | tuple) and isinstance(times, int):
                         _refuse_long(len(text) * times)
-            if operator == "%" and isinstance(left, str):
-                raise SecurityError("texts are put together with ~ or |format, not with %")
+            if operator == "%" and isinstance(left, str) and _WIDTH.search(left):
+                raise SecurityError("a width in a format may have three digits at most")
             return super().call_binop(context, operator, left, right)
 
         def call(self, context: Any, obj: Any, *args: Any, **kwargs: Any) -> Any:

@@ -9,6 +9,7 @@ from moonfast.api.endpoint import endpoint
 from moonfast.component import Audience, Component
 from moonfast.components.machine.stats import Stats
 from moonfast.config.options import Option, Section
+from moonfast.errors import BadRequest
 from moonfast.host.procfs import ProcFiles
 from moonfast.vocab import GET
 
@@ -63,3 +64,7 @@ class Machine(Component):
                 "instance_ids": {"moonraker": "moonraker", "klipper": "klipper"},
             }
         }
+
+    async def service_action(self, action: str, name: str) -> None:
+        """Start, stop or restart a service. BadRequest: it is not among those that may be."""
+        raise BadRequest(f"Service '{name}' not allowed")

@@ -35,6 +35,7 @@ async def render(text: str, **values: Any) -> str:
 async def test_values_statements_and_comments() -> None:
     assert await render("{# a #}{% set x = 2 %}{x + 1}{% if x %} yes{% endif %}") == "3 yes"
     assert await render("{secrets.mqtt.user}") == "ann"
+    assert await render('{"Bearer %s, %5.2f %%" % (secrets.mqtt.user, 1)}') == "Bearer ann,  1.00 %"
     assert await render("{payload|fromjson|tojson}", payload='{"a": [1]}') == '{"a": [1]}'
     assert await render("  {% do items.append(1) %}\n {items}  ", items=[]) == "[1]"
 
@@ -67,6 +68,7 @@ async def test_functions_of_the_caller() -> None:
         "{9 ** 999999999}",
         "{9 ** 999 ** 999 ** 999}",
         '{"%1000000000d" % 1}',
+        '{"%*d" % (1000000000, 1)}',
         '{"a".ljust(1000000000)}',
         '{"a"|center(1000000000)}',
         "{lipsum(1000000)}",
