@@ -21,6 +21,9 @@ FOLDER = Path(__file__).resolve().parent.parent / "docs" / "api"
 OPTIONAL = """\
 [octoprint_compat]
 
+[mqtt]
+address: 127.0.0.1
+
 [power lamp]
 type: klipper_device
 object_name: output_pin lamp

@@ -43,6 +43,7 @@ COMPONENTS: tuple[Entry, ...] = (
     Entry("webcam", "moonfast.components.webcam:Webcams", always=True),
     Entry("announcements", "moonfast.components.announcements:Announcements", always=True),
     Entry("history", "moonfast.components.history:History", always=True),
+    Entry("mqtt", "moonfast.components.mqtt:Mqtt"),
     Entry("power", "moonfast.components.power.component:Power"),
     Entry("octoprint_compat", "moonfast.components.octoprint_compat:OctoprintCompat"),
 )

@@ -136,6 +136,7 @@ class Server:
             Status: self.status,
             Job: self.job,
             LocalCalls: local,
+            JsonRpc: self.rpc,
             Templates: Templates(config.secrets, local.call_method),
         }
         self.components.build(parts)

@@ -98,8 +98,8 @@ class Webcams(Component):
     async def start(self) -> None:
         for config in self._configs:
             values: Any = {name: getattr(config, name) for name in _DEFAULTS}
-            uid = str(uuid5(NAMESPACE_URL, f"moonraker.webcam.{config.instance_name}"))
-            extra = {"name": config.instance_name, "extra_data": {}, "source": "config", "uid": uid}
+            uid = str(uuid5(NAMESPACE_URL, f"moonraker.webcam.{config.own_name}"))
+            extra = {"name": config.own_name, "extra_data": {}, "source": "config", "uid": uid}
             self._webcams[uid] = values | extra
         for uid, record in self._stored.items():
             webcam = _read(uid, record)

@@ -278,7 +278,7 @@ class Section:
         return str(self._names[0])
 
     @property
-    def instance_name(self) -> str:
+    def own_name(self) -> str:
         """What follows the prefix: "lamp"; empty for a section without one."""
         return str(self._names[1])
 

@@ -168,6 +168,11 @@ def _environment(known: Mapping[str, Any]) -> SandboxedEnvironment:
         intercepted_binops = frozenset(("*", "**", "%"))
         template_class = CountedTemplate
 
+        def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+            if attr == "__setitem__" and type(obj) is dict:  # as Moonraker's documentation keeps data of buttons
+                return True
+            return super().is_safe_attribute(obj, attr, value)
+
         def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
             if operator == "**" and isinstance(left, int) and left.bit_length() * right > MAX_POWER_BITS:
                 raise SecurityError(f"a power may have {MAX_POWER_BITS} bits at most")

@@ -30,7 +30,7 @@ from moonfast.errors import ApiError, BadRequest, KlippyDisconnected, KlippyErro
 from moonfast.klippy.connection import Link, Peer
 from moonfast.klippy.methods import RemoteMethods
 from moonfast.klippy.requests import NOT_CONNECTED, Requests
-from moonfast.klippy.subscriptions import UPDATE_METHOD_TEXT, Subscriptions
+from moonfast.klippy.subscriptions import UPDATE_METHOD_TEXT, Subscriptions, union
 from moonfast.speedups import jsonspan
 from moonfast.vocab import GET, POST, KlippyState
 
@@ -149,6 +149,10 @@ class Klippy:
     ) -> Later:
         """Ask Klippy; see Requests.send."""
         return self._requests.send(method, params, timeout_s=timeout_s, urgent=urgent)
+
+    def want_also(self, objects: Filter) -> None:
+        """Let the server know these from the next time on that Klippy becomes ready; before `on_state` tells of it."""
+        self.also_wanted = union([self.also_wanted, objects])
 
     def print_file(self, filename: str, *, user: str | None = None, timeout_s: float | None = None) -> Later:
         """Print a file of the gcodes folder, for a user. BadRequest: no command can hold its name."""
@@ -344,7 +348,7 @@ class Klippy:
             names = [name for name in objects if isinstance(name, str)] if isinstance(objects, list) else []
             self.missing_requirements = [name for name in REQUIREMENTS if name not in names]
             sensors, monitors = await self._sensors(names)
-            wanted = {**self.also_wanted, **OWN_OBJECTS}
+            wanted = union([self.also_wanted, OWN_OBJECTS])
             own: Filter = {name: fields for name, fields in wanted.items() if name in names}
             await self._want(own | await self._sensor_fields([*sensors, *monitors]))
         except KlippyDisconnected:

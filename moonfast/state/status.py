@@ -31,11 +31,19 @@ class Status:
         self._groups: dict[status.FilterGroup, Filter] = {}  # those with members
         self._subscribers: set[Subscriber] = set()
         self._listeners: list[tuple[str, Listener]] = []
+        self._followers: dict[status.FilterGroup, list[Callable[[bytes], None]]] = {}
 
     def watch(self, name: str, listener: Listener) -> None:
         """Call `listener` when this object changes. It has to be among those the server subscribes to."""
         self._listeners.append((name, listener))
         self.table.watch(watched for watched, _ in self._listeners)
+
+    def follow(self, objects: Filter, take: Callable[[bytes], None]) -> None:
+        """Give every change of these fields to `take`, as the text of the notification that clients get.
+
+        They have to be among those the server subscribes to.
+        """
+        self._followers.setdefault(self.table.group(objects), []).append(take)
 
     def subscribe(self, subscriber: Subscriber, objects: Filter) -> None:
         """From now on send changes of these fields, and of no others."""
@@ -99,11 +107,14 @@ class Status:
         changed = table.apply(status, eventtime, only_changes)
         if table.seq == before:
             return
-        for group in list(self._groups):  # a client that reads too slowly may be closed, and forgotten, on the way
+        # a client that reads too slowly may be closed, and forgotten, on the way
+        for group in [*self._groups, *(group for group in self._followers if group not in self._groups)]:
             text = group.changed()
             if text is not None:
                 for framing, outboxes in group.members:
                     pump.publish(outboxes, framing(text), group.base, group.seq)
+                if group in self._followers:
+                    _hand_over(text, self._followers[group])
         if changed:
             self._tell(changed)
 
@@ -131,3 +142,11 @@ class Status:
         for subscriber in list(self._subscribers):
             self.unsubscribe(subscriber)
         self.table.clear()
+
+
+def _hand_over(text: bytes, followers: list[Callable[[bytes], None]]) -> None:
+    for take in followers:
+        try:
+            take(text)
+        except Exception:  # task edge: one follower's bug must not cost the others their update
+            log.exception("A follower of the status failed")

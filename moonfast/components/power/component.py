@@ -77,7 +77,7 @@ class Power(Component):
         module_name, _, name = SWITCHES[common.type].partition(":")
         module = importlib.import_module(module_name)
         config = self._config.section_named(getattr(module, f"{name}Config"), common.section_name)
-        self._devices[config.instance_name] = Device(
+        self._devices[config.own_name] = Device(
             config,
             getattr(module, name)(config, self._switch_parts),
             klippy=self._klippy,

@@ -129,7 +129,7 @@ class Device:
         notify: Callable[[Device], None],
         spawn: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]],
     ) -> None:
-        self.config, self.name, self.state = config, config.instance_name, INIT
+        self.config, self.name, self.state = config, config.own_name, INIT
         self._switch, self._klippy, self._is_printing = switch, klippy, is_printing
         self._act_on_service, self._notify, self._spawn = act_on_service, notify, spawn
         self._lock = asyncio.Lock()

@@ -36,7 +36,7 @@ class KlipperDevice:
 
     async def start(self, changed: Callable[[str], None]) -> None:
         self._changed = changed
-        self._klippy.also_wanted[self._object] = ["value"]
+        self._klippy.want_also({self._object: ["value"]})
         self._status.watch(self._object, self._look)
         self._klippy.on_state.append(self._follow)
         if self._klippy.state is KlippyState.READY:

@@ -61,7 +61,7 @@ def test_old_forms_are_honoured(tmp_path: Path) -> None:
 
 def test_sections_by_prefix() -> None:
     config = Config(read_text("[lamp b]\npin: 1\n[lamp a]\npin: 2\n[lampe]\n"), "", "")
-    assert [(lamp.instance_name, lamp.pin) for lamp in config.sections(LampConfig)] == [("b", 1), ("a", 2)]
+    assert [(lamp.own_name, lamp.pin) for lamp in config.sections(LampConfig)] == [("b", 1), ("a", 2)]
     assert "lamp" in config
 
 

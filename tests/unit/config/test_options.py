@@ -134,7 +134,7 @@ def test_deprecated_option() -> None:
 
 def test_names() -> None:
     lamp = section("[lamp client  desk]\npin: 1\n", "lamp client  desk")
-    assert (lamp.section_name, lamp.instance_name) == ("lamp client  desk", "desk")
+    assert (lamp.section_name, lamp.own_name) == ("lamp client  desk", "desk")
     assert LampConfig.instance_of("lamp desk") == "desk"
     assert LampConfig.instance_of("lamps") is None
 

@@ -40,6 +40,12 @@ async def test_values_statements_and_comments() -> None:
     assert await render("  {% do items.append(1) %}\n {items}  ", items=[]) == "[1]"
 
 
+async def test_data_of_the_caller() -> None:
+    data: dict[str, object] = {}
+    await render('{% do data.__setitem__("clicked", true) %}{% do data.update(count=2) %}', data=data)
+    assert data == {"clicked": True, "count": 2}
+
+
 async def test_methods_are_called_and_awaited() -> None:
     text = '{% set found = call_method("printer.objects.query", objects={"toolhead": None}) %}'
     assert await render(text + "{found.status.toolhead.position[1]}") == "2"
