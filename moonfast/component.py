@@ -29,6 +29,14 @@ class Audience:
         self.websockets, self.listeners = websockets, listeners
 
 
+class Listening:
+    """Where this server listens: known when all components have started and the ports are open."""
+
+    def __init__(self) -> None:
+        self.sockets: list[tuple[str, int, bool]] = []  # address, port, whether it speaks TLS
+        self.is_complete = asyncio.Event()
+
+
 class Component:
     """Base of all components.
 

@@ -27,6 +27,9 @@ address: 127.0.0.1
 [power lamp]
 type: klipper_device
 object_name: output_pin lamp
+
+[zeroconf]
+enable_ssdp: True
 """
 """Sections of components that run only where they are configured, and have endpoints."""
 

@@ -46,6 +46,7 @@ COMPONENTS: tuple[Entry, ...] = (
     Entry("mqtt", "moonfast.components.mqtt:Mqtt"),
     Entry("power", "moonfast.components.power.component:Power"),
     Entry("octoprint_compat", "moonfast.components.octoprint_compat:OctoprintCompat"),
+    Entry("zeroconf", "moonfast.components.zeroconf.discovery:Discovery"),
 )
 
 # Sections of the built-in parts: for the generated reference.

@@ -25,7 +25,7 @@ from moonfast.api.invoke import Invoker
 from moonfast.api.local import LocalCalls
 from moonfast.api.reference_api import ReferenceApi
 from moonfast.api.table import EndpointTable
-from moonfast.component import Audience, Restart
+from moonfast.component import Audience, Listening, Restart
 from moonfast.config.load import Config, keep_backup, load
 from moonfast.config.sections import AuthorizationConfig, DataStoreConfig, ServerConfig
 from moonfast.config.source import render
@@ -121,11 +121,13 @@ class Server:
         self.hub.on_closed.append(self.klippy.subscriptions.forget)
 
         local = LocalCalls(self.table, self._invoker)
+        self._listening = Listening()
         self.components = Components(config, self.hub.emit)
         parts: dict[type, object] = {
             Options: options,
             Restart: Restart(restart),
             Audience: Audience(lambda: self.hub.websocket_count, lambda: self.hub.listener_count),
+            Listening: self._listening,
             Config: config,
             Database: self._database,
             Backups: self._backups,
@@ -224,6 +226,7 @@ class Server:
             self._certificates = Certificates(certificate, key)
             self._certificates.start()
             await self._listen_on(host, settings.ssl_port, self._certificates.context)
+        self._listening.is_complete.set()
 
     def _certificate_paths(self) -> tuple[str | None, str]:
         folder = os.path.join(self._options.data_path, "certs")
@@ -240,6 +243,7 @@ class Server:
             )
             self._listeners.append(server)
             name, bound = sock.getsockname()[:2]
+            self._listening.sockets.append((name, bound, context is not None))
             shown = f"[{name}]" if ":" in name else name
             self.addresses.append(f"{'https' if context else 'http'}://{shown}:{bound}/")
 

@@ -59,6 +59,7 @@ def test_what_changes_something_does_not_answer_get(endpoints: list[Endpoint]) -
         "/access/user",
         "/access/api_key",
         "/access/oneshot_token",
+        "/server/zeroconf/ssdp",
         "/api/version",
         "/api/server",
         "/api/login",
