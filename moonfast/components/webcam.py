@@ -84,7 +84,7 @@ class WebcamTest(TypedDict):
 
 CHANGED = notification("webcams_changed", WebcamList, "A camera was added, changed or deleted; all of them now.")
 
-_DEFAULTS = {name: getattr(WebcamConfig, name, None) for name in WebcamConfig.__annotations__}
+_DEFAULTS: dict[str, Any] = {name: getattr(WebcamConfig, name, "") for name in WebcamConfig.__annotations__}
 
 
 class Webcams(Component):
@@ -233,7 +233,9 @@ def _check(given: dict[str, Any]) -> None:
 
 
 def _read(uid: str, record: Any) -> WebcamInfo | None:
-    """A camera as it is stored; also by front ends of long ago, which wrote it by themselves."""
+    """A camera as it is stored; also by front ends of long ago, which wrote it by themselves. What is not of the type
+    of its field counts as missing.
+    """
     if not isinstance(record, dict) or not isinstance(record.get("name"), str):
         return None
     old = {
@@ -245,11 +247,13 @@ def _read(uid: str, record: Any) -> WebcamInfo | None:
         "target_fps_idle": record.get("targetFpsIdle"),
         "aspect_ratio": record.get("aspectRatio"),
     }
-    values = {key: value for key, value in old.items() if value is not None}
-    values |= {key: value for key, value in record.items() if key in _FIELDS and value is not None}
-    if values.get("rotation") not in ROTATIONS:
-        values.pop("rotation", None)
-    webcam: Any = {**_DEFAULTS, "stream_url": "", "extra_data": {}, **values, "source": "database", "uid": uid}
+    webcam: Any = {**_DEFAULTS, "name": "", "extra_data": {}}
+    types = {key: type(value) for key, value in webcam.items()}
+    for values in (old, record):
+        webcam |= {key: value for key, value in values.items() if types.get(key) is type(value)}
+    if webcam["rotation"] not in ROTATIONS:
+        webcam["rotation"] = 0
+    webcam |= {"source": "database", "uid": uid}
     return webcam  # type: ignore[no-any-return]
 
 
