@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from zeroconf import ServiceStateChange
+from zeroconf import EventLoopBlocked, ServiceStateChange
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 from moonfast.components.zeroconf import discovery, ssdp
@@ -165,6 +165,26 @@ async def test_it_is_said_when_it_does_not_work(monkeypatch: pytest.MonkeyPatch)
         await asyncio.sleep(0.2)
         assert len(tries) == 3  # it is open now
         assert (await client.call("server.info"))["warnings"] == []
+
+
+@needs_multicast
+async def test_what_the_package_raises_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    register, tries = AsyncZeroconf.async_register_service, []
+
+    async def fail_once(self: AsyncZeroconf, *arguments: Any, **options: Any) -> Any:
+        tries.append(self)
+        if len(tries) == 1:
+            raise EventLoopBlocked
+        return await register(self, *arguments, **options)
+
+    monkeypatch.setattr(AsyncZeroconf, "async_register_service", fail_once)
+    monkeypatch.setattr(discovery, "POLL_S", 0.05)
+    async with browser() as network, running(MDNS):
+        assert (await network.info()).parsed_addresses() == [LOOPBACK]
+        assert len(tries) == 2
+    assert "EventLoopBlocked" in caplog.text
 
 
 async def test_the_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

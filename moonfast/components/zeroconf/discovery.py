@@ -3,7 +3,7 @@
     server listens -> for each way: announce it on all interfaces -> look every POLL_S whether addresses have changed
                    -> if so, or if it failed (then later each time): goodbye, and announce it anew
 
-Needs the package zeroconf, about 3 MB of memory.
+Needs the package zeroconf, about 4 MB of memory.
 """
 
 from __future__ import annotations

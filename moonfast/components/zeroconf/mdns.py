@@ -29,7 +29,7 @@ class Mdns:
 
     async def open(self, interfaces: Sequence[Interface]) -> None:
         """Announce the service on these interfaces, and answer from now on. OSError: the system does not allow it."""
-        from zeroconf import IPVersion
+        from zeroconf import Error, IPVersion
         from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
         logging.getLogger("zeroconf").setLevel(logging.ERROR)  # it warns, with a traceback, when an interface goes away
@@ -52,7 +52,10 @@ class Mdns:
             },
         )
         self._responder = AsyncZeroconf(interfaces=addresses, ip_version=ip_version)
-        await (await self._responder.async_register_service(info, allow_name_change=True))
+        try:
+            await (await self._responder.async_register_service(info, allow_name_change=True))
+        except Error as exc:  # its loop did not get its turn in time, for instance
+            raise OSError(f"the package zeroconf says {type(exc).__name__} {exc}") from exc
 
     async def close(self) -> None:
         """Say goodbye, if something was announced."""
