@@ -17,6 +17,7 @@ from moonfast.api.params import AllArguments
 from moonfast.component import Component
 from moonfast.components.job_queue import JobQueue
 from moonfast.components.machine.component import Machine
+from moonfast.components.mqtt import Mqtt
 from moonfast.components.power.device import OFF, ON, Device, DeviceInfo, Parts, PowerConfig
 from moonfast.config.load import Config
 from moonfast.errors import ApiError, BadRequest, MoonfastError
@@ -41,6 +42,16 @@ _FOLDER = "moonfast.components.power"
 SWITCHES = {
     "klipper_device": f"{_FOLDER}.klipper_device:KlipperDevice",
     "http": f"{_FOLDER}.http:HttpDevice",
+    "mqtt": f"{_FOLDER}.mqtt:MqttDevice",
+    "tplink_smartplug": f"{_FOLDER}.tplink:Tplink",
+    "tasmota": f"{_FOLDER}.plugs:Tasmota",
+    "shelly": f"{_FOLDER}.plugs:Shelly",
+    "homeseer": f"{_FOLDER}.plugs:Homeseer",
+    "homeassistant": f"{_FOLDER}.plugs:Homeassistant",
+    "loxonev1": f"{_FOLDER}.plugs:Loxonev1",
+    "smartthings": f"{_FOLDER}.plugs:Smartthings",
+    "hue": f"{_FOLDER}.plugs:Hue",
+    "uhubctl": f"{_FOLDER}.uhubctl:Uhubctl",
 }
 """How each type is talked to. Its Section has the same name with "Config" behind it."""
 
@@ -57,9 +68,10 @@ class Power(Component):
         templates: Templates,
         machine: Machine,
         job_queue: JobQueue,
+        mqtt: Mqtt | None,
     ) -> None:
         self._config, self._klippy, self._job, self._machine, self._job_queue = config, klippy, job, machine, job_queue
-        self._switch_parts = Parts(klippy, status, templates)
+        self._switch_parts = Parts(klippy, status, templates, mqtt)
         self.warnings: list[str] = []
         self._devices: dict[str, Device] = {}
         usable, problems = config.usable_sections(PowerConfig)

@@ -107,12 +107,28 @@ class Switch(Protocol):
         """Switch to a state, and return the one it is in then."""
 
 
+class Broker(Protocol):
+    """The MQTT component, as devices need it."""
+
+    is_connected: bool
+    on_connection: list[Callable[[bool], None]]
+
+    def subscribe(
+        self, topic: str, receiver: Callable[[bytes], None], qos: int | None = None
+    ) -> Callable[[], None]: ...
+
+    async def publish(
+        self, topic: str, payload: Any = None, *, qos: int | None = None, retain: bool = False
+    ) -> None: ...
+
+
 class Parts(NamedTuple):
     """What types of devices may need; each is built with its own Section and these."""
 
     klippy: Klippy
     status: Status
     templates: Templates
+    mqtt: Broker | None
 
 
 class Device:
