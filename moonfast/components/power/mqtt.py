@@ -61,13 +61,11 @@ class MqttDevice:
     async def read(self) -> str:
         if not self._broker.is_connected:
             raise DeviceError("the MQTT broker is not connected")
+        if self._state is not None:  # it tells of every change
+            return self._state
         if self._config.query_topic is not None:
-            self._told.clear()
             await self._ask()
-            return await self._next()
-        if self._state is None:
-            return await self._next()
-        return self._state
+        return await self._next()
 
     async def write(self, state: str) -> str:
         config = self._config
