@@ -21,6 +21,10 @@ FOLDER = Path(__file__).resolve().parent.parent / "docs" / "api"
 OPTIONAL = """\
 [octoprint_compat]
 
+[button lamp]
+pin: gpio26
+on_press: {% do send_event() %}
+
 [mqtt]
 address: 127.0.0.1
 

@@ -40,6 +40,8 @@ CHANGED = notification("power_changed", DeviceInfo, "A power device was switched
 
 _FOLDER = "moonfast.components.power"
 SWITCHES = {
+    "gpio": f"{_FOLDER}.gpio:GpioDevice",
+    "rf": f"{_FOLDER}.gpio:RfDevice",
     "klipper_device": f"{_FOLDER}.klipper_device:KlipperDevice",
     "http": f"{_FOLDER}.http:HttpDevice",
     "mqtt": f"{_FOLDER}.mqtt:MqttDevice",
