@@ -28,6 +28,10 @@ on_press: {% do send_event() %}
 [mqtt]
 address: 127.0.0.1
 
+[sensor room]
+type: mqtt
+state_topic: room
+
 [power lamp]
 type: klipper_device
 object_name: output_pin lamp

@@ -45,6 +45,7 @@ COMPONENTS: tuple[Entry, ...] = (
     Entry("history", "moonfast.components.history:History", always=True),
     Entry("mqtt", "moonfast.components.mqtt:Mqtt"),
     Entry("power", "moonfast.components.power.component:Power"),
+    Entry("sensor", "moonfast.components.sensor:Sensors"),
     Entry("button", "moonfast.components.button:Buttons"),
     Entry("octoprint_compat", "moonfast.components.octoprint_compat:OctoprintCompat"),
     Entry("zeroconf", "moonfast.components.zeroconf.discovery:Discovery"),

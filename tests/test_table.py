@@ -73,6 +73,7 @@ def test_what_changes_something_does_not_answer_get(endpoints: list[Endpoint]) -
     }
     words = (
         "stats",
+        "measurements",
         "feeds",
         "totals",
         "list",

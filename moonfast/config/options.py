@@ -5,7 +5,7 @@
         period: Annotated[float, Option(above=0.0, doc="Seconds between readings.")] = 2.0
 
 `name="power"` is the section [power]; `prefix="power"` is every [power NAME], one object each; with `type="http"` only
-those whose option `type` is http.
+those whose option `type` is http. `free=("parameter_",)` takes options with any name behind this: see `Section.free`.
 
 Types: str, int, float, bool, Path (a text: absolute, `~` expanded), Template (text that is rendered later), list[str]
 and list[int] (one item a line; `Option(separator=",")` splits lines too), Literal[...] and Enum (any case), and
@@ -231,6 +231,7 @@ class Section:
     is_prefix: ClassVar[bool] = False
     legacy_prefixes: ClassVar[tuple[str, ...]] = ()
     type_name: ClassVar[str] = ""
+    free_prefixes: ClassVar[tuple[str, ...]] = ()
     _fields: ClassVar[dict[str, Field]]
 
     def __init_subclass__(
@@ -240,11 +241,12 @@ class Section:
         prefix: str | None = None,
         legacy_prefixes: tuple[str, ...] = (),
         type: str = "",
+        free: tuple[str, ...] = (),
     ) -> None:
         if (name is None) == (prefix is None):
             raise TypeError(f"{cls.__name__} needs either name= or prefix=")
         cls.config_name, cls.is_prefix, cls.legacy_prefixes = name or prefix or "", prefix is not None, legacy_prefixes
-        cls.type_name = type
+        cls.type_name, cls.free_prefixes = type, free
 
     def __init__(self, **values: Any) -> None:
         fields = self.fields()
@@ -253,7 +255,7 @@ class Section:
         if unknown or missing:
             raise TypeError(f"{type(self).__name__}: options missing: {missing}, unknown: {unknown}")
         state = self.__dict__
-        state["_names"] = (self.config_name, "")
+        state["_names"], state["_free"] = (self.config_name, ""), {}
         for name, field in fields.items():
             value = values.get(name, field.default)
             state[name] = list(value) if isinstance(value, list) else value
@@ -281,6 +283,11 @@ class Section:
     def own_name(self) -> str:
         """What follows the prefix: "lamp"; empty for a section without one."""
         return str(self._names[1])
+
+    @property
+    def free(self) -> dict[str, str]:
+        """Options whose names the user has chosen, as written, in the order of the file."""
+        return self.__dict__["_free"]  # type: ignore[no-any-return]
 
     @property
     def _names(self) -> tuple[str, str]:
@@ -320,10 +327,13 @@ class Section:
                 values[key] = _value(field, raw, source, data_path, notes)
             except ConfigError as exc:
                 problems.append(exc)
+        free = {key: raw.options[key].text for key in raw.options if key.startswith(cls.free_prefixes or "\n")}
+        notes.used.update((name, key) for key in free)
         if problems:
             notes.problems += problems
             raise problems[0]
         section = cls(**values)
+        section.__dict__["_free"] = free
         section.__dict__["_names"] = (name, cls.instance_of(name) or "" if cls.is_prefix else "")
         return section
 
