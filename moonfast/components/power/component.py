@@ -81,7 +81,8 @@ class Power(Component):
             try:
                 self._add(section)
             except MoonfastError as exc:
-                self.warnings.append(str(exc))
+                place = f"[{section.section_name}]"
+                self.warnings.append(str(exc) if place in str(exc) else f"{place} {exc}")
         self.warnings += [str(problem) for problem in problems]
         for warning in self.warnings:
             log.error("A power device cannot be used: %s", warning)

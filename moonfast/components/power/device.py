@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 INIT, ON, OFF, ERROR = "init", "on", "off", "error"
 MAX_WAIT_S = 30.0
 """A device that has not answered within this time has failed, whatever its own limits."""
+NOT_YET_S = 1.0
 FIRST_RETRY_S = 5.0
 LONGEST_RETRY_S = 300.0
 TYPES = Literal[
@@ -82,6 +83,10 @@ class PowerConfig(Section, prefix="power"):
 
 class DeviceError(MoonfastError):
     """A device does not answer or refuses; in words for users."""
+
+
+class NotYet(DeviceError):
+    """What the device depends on is not there yet."""
 
 
 class DeviceInfo(TypedDict):
@@ -174,6 +179,9 @@ class Device:
                 is_known = await self._do(self._switch.read())
             if is_known:
                 break
+            if self.state == INIT:
+                await asyncio.sleep(NOT_YET_S)
+                continue
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_RETRY_S)
         while self.config.poll_interval:
@@ -228,6 +236,9 @@ class Device:
         try:
             async with self._lock, asyncio.timeout(MAX_WAIT_S):
                 state = await work
+        except NotYet:
+            self._enter(INIT, is_command)
+            return False
         except (MoonfastError, RequestError, OSError, TimeoutError) as exc:
             fault = "no answer in time" if isinstance(exc, TimeoutError) else str(exc)
             log.log(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated
 
-from moonfast.components.power.device import ERROR, INIT, OFF, ON, DeviceError, Parts, PowerConfig
+from moonfast.components.power.device import ERROR, INIT, OFF, ON, DeviceError, NotYet, Parts, PowerConfig
 from moonfast.config.options import Option
 from moonfast.errors import ConfigError
 from moonfast.vocab import KlippyState
@@ -47,7 +47,7 @@ class KlipperDevice:
 
     async def read(self) -> str:
         if self._klippy.state is not KlippyState.READY:
-            raise DeviceError("Klipper is not ready")
+            raise NotYet("Klipper is not ready")
         value = self._status.field(self._object, "value")
         if value is None:
             raise DeviceError(f"the printer has no '{self._object}' with a value")

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Annotated
 
-from moonfast.components.power.device import ERROR, INIT, OFF, ON, DeviceError, Parts, PowerConfig
+from moonfast.components.power.device import ERROR, INIT, OFF, ON, DeviceError, NotYet, Parts, PowerConfig
 from moonfast.config.options import Option, Template
 from moonfast.errors import StartError, TemplateFailed
 
@@ -60,7 +60,7 @@ class MqttDevice:
 
     async def read(self) -> str:
         if not self._broker.is_connected:
-            raise DeviceError("the MQTT broker is not connected")
+            raise NotYet("the MQTT broker is not connected")
         if self._state is not None:  # it tells of every change
             return self._state
         if self._config.query_topic is not None:
