@@ -105,7 +105,7 @@ class Mqtt(Component):
                 option="instance_name",
                 remedy="Choose a name without + and #.",
             )
-        self.is_connected = False
+        self.is_connected = self._is_stopping = False
         self.on_connection: list[Callable[[bool], None]] = []
         self._client: Client | None = None
         self._receivers: dict[str, list[Receiver]] = {}
@@ -130,6 +130,7 @@ class Mqtt(Component):
         self.spawn(self._stay_connected())
 
     async def stop(self) -> None:
+        self._is_stopping = True
         self._klippy.methods.remove("publish_mqtt_topic")
         if self._objects:
             self._klippy.on_state.remove(self._follow_klippy)
@@ -141,7 +142,11 @@ class Mqtt(Component):
                     self.publish(self._status_topic, {"server": "offline"}, qos=1, retain=True), GOODBYE_S
                 )
             self._client.disconnect()
+            self._client.loop_write()
         self._let_go()
+        if self._client is not None:  # it calls them once more when it is deleted
+            self._client.on_socket_close = self._client.on_socket_unregister_write = None
+            self._client.on_disconnect = None
 
     # for other components
 
@@ -180,7 +185,7 @@ class Mqtt(Component):
             raise BadRequest(f"Topic '{topic[:60]}' cannot be published: {exc}") from None
         if info.rc == _QUEUE_FULL:
             raise Unavailable(f"{MAX_QUEUED} messages wait for the MQTT broker already: try again later")
-        if qos > 0 and not info.is_published():
+        if qos > 0 and (info.rc == _NOT_CONNECTED or not info.is_published()):
             arrived = self._waiting[info.mid] = asyncio.get_running_loop().create_future()
             try:
                 await arrived
@@ -331,7 +336,8 @@ class Mqtt(Component):
         self._loop.call_soon_threadsafe(self._watch_writing, sock)
 
     def _on_has_written(self, client: Client, data: Any, sock: Any) -> None:
-        self._loop.remove_writer(sock.fileno())
+        if sock.fileno() >= 0:
+            self._loop.remove_writer(sock.fileno())
 
     def _on_socket_close(self, client: Client, data: Any, sock: Any) -> None:
         if sock.fileno() >= 0:
@@ -376,7 +382,8 @@ class Mqtt(Component):
         self._lost.set()
         if self.is_connected:
             self.is_connected = False
-            log.warning("The connection to the MQTT broker is lost: %s", reason)
+            level = logging.DEBUG if self._is_stopping else logging.WARNING
+            log.log(level, "The connection to the MQTT broker is lost: %s", reason)
             for listener in self.on_connection:
                 listener(False)
 
@@ -417,8 +424,9 @@ class Mqtt(Component):
     def _is_copy(self, text: bytes) -> bool:
         """Whether a request came before: with QoS 1 a broker may send it twice."""
         with contextlib.suppress(DecodeError):
-            params = decode(text).get("params") or {}
-            stamp = params.get("mqtt_timestamp")
+            message = decode(text)
+            params = message.get("params") if isinstance(message, dict) else None
+            stamp = params.get("mqtt_timestamp") if isinstance(params, dict) else None
             if stamp is not None:
                 if stamp in self._timestamps:
                     return True
@@ -484,7 +492,7 @@ class Mqtt(Component):
                 client.publish(topic, encode({"eventtime": eventtime, "value": value}), qos, retain=True)
 
 
-_QUEUE_FULL = 15  # paho's MQTT_ERR_QUEUE_SIZE
+_NOT_CONNECTED, _QUEUE_FULL = 4, 15  # paho's MQTT_ERR_NO_CONN and MQTT_ERR_QUEUE_SIZE
 
 
 def _filter(config: MqttConfig) -> Filter:
