@@ -18,6 +18,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypedDict
 
+from moonfast.components.machine.providers.base import Action
 from moonfast.config.options import Option, Section
 from moonfast.errors import ApiError, BadRequest, MoonfastError
 from moonfast.host.http_client import RequestError
@@ -146,7 +147,7 @@ class Device:
         *,
         klippy: Klippy,
         is_printing: Callable[[], bool],
-        act_on_service: Callable[[str, str], Awaitable[None]],
+        act_on_service: Callable[[Action, str], Awaitable[None]],
         notify: Callable[[Device], None],
         spawn: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]],
     ) -> None:
@@ -284,7 +285,7 @@ class Device:
         except ApiError as exc:
             log.warning("[power %s] its time is over, but: %s", self.name, exc.message)
 
-    async def _act_on_services(self, action: str) -> None:
+    async def _act_on_services(self, action: Action) -> None:
         for name in self.config.bound_services:
             try:
                 await self._act_on_service(action, name)
