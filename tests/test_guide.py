@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -16,6 +17,7 @@ SNIPPETS = [
     for page in sorted(GUIDE.glob("*.md"))
     for number, text in enumerate(SNIPPET.findall(page.read_text()), 1)
 ]
+SECRET = re.compile(r"secrets\.(\w+)\.(\w+)")
 SECTION = re.compile(r"^\[(.*?)\]", re.MULTILINE)
 
 
@@ -24,8 +26,14 @@ def test_there_are_snippets() -> None:
 
 
 @pytest.mark.parametrize("text", SNIPPETS)
-async def test_a_server_runs_with_it(text: str) -> None:
-    async with running(text) as served:
+async def test_a_server_runs_with_it(text: str, tmp_path: Path) -> None:
+    secrets: dict[str, dict[str, str]] = {}
+    for section, option in SECRET.findall(text):
+        secrets.setdefault(section, {})[option] = "secret"
+    file = tmp_path / "secrets.json"
+    file.write_text(json.dumps(secrets))
+    file.chmod(0o600)
+    async with running(f"{text}\n[secrets]\nsecrets_path: {file}\n") as served:
         client = await served.unix_client()
         info = await client.call("server.info")
         assert info["failed_components"] == []
