@@ -99,7 +99,9 @@ def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> System:
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     monkeypatch.setenv("FAKE_SYSTEM", str(folder))
     monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", f"unix:path={tmp_path}/no_bus")
-    monkeypatch.setattr(component, "ROOT", build(tmp_path / "root", PI))
+    root = build(tmp_path / "root", PI)
+    (root / "run/systemd/system").mkdir(parents=True)
+    monkeypatch.setattr(component, "ROOT", root)
     return made
 
 
@@ -144,6 +146,14 @@ async def test_services_by_systemctl(system: System, provider: str) -> None:
         code, message = await refusal(client, "machine.services.restart", service="sonar")
         assert code == 503
         assert "docs/guide/machine.md" in message
+
+
+async def test_a_machine_without_systemd(system: System, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(component, "ROOT", tmp_path)
+    async with running("") as served:
+        found = await info(await served.client())
+        assert (found["available_services"], found["service_state"]) == ([], {})
+        assert system.asked() == []
 
 
 async def test_this_server_is_restarted_after_the_answer(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,6 +240,7 @@ async def test_sudo(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(SYSTEMD_CLI) as served:
         client = await served.client()
         found = await client.call("machine.sudo.info")
+        assert found["linux_user"]
         assert (found["sudo_access"], found["sudo_requested"], found["request_messages"]) == (None, False, [])
         assert (await client.call("machine.sudo.info", {"check_access": True}))["sudo_access"] is True
         assert system.asked("sudo -n true")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 from typing import TYPE_CHECKING, TypedDict
 
@@ -56,9 +55,11 @@ class Sudo:
     @endpoint(GET, "/machine/sudo/info", runs_as_task=True)
     async def info(self, call: Call, check_access: bool = False) -> SudoInfo:
         """Return the account of this server and, with `check_access`, whether it may run programs as root."""
+        import pwd
+
         try:
-            user = getpass.getuser()
-        except (KeyError, OSError):  # an account without a name
+            user = pwd.getpwuid(os.geteuid()).pw_name
+        except KeyError:  # an account without a name
             user = str(os.geteuid())
         return {
             "sudo_access": (await self.run("true", timeout_s=CHECK_TIMEOUT_S)).is_good if check_access else None,

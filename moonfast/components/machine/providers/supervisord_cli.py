@@ -4,18 +4,8 @@ from __future__ import annotations
 
 import os
 
-from moonfast.components.machine.providers.base import (
-    ACTION_TIMEOUT_S,
-    LOOK_TIMEOUT_S,
-    MAX_SERVICES,
-    Action,
-    Owner,
-    PolledProvider,
-    PowerAction,
-    ServiceState,
-    States,
-    refused,
-)
+from moonfast.components.machine.providers.base import MAX_SERVICES, Action, Owner, PowerAction, ServiceState, States
+from moonfast.components.machine.providers.programs import ACTION_TIMEOUT_S, LOOK_TIMEOUT_S, PolledProvider, refused
 from moonfast.errors import BadRequest, Unavailable
 from moonfast.host.shell import Ended, run
 

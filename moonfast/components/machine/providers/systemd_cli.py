@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
-from moonfast.components.machine.providers.base import (
+from moonfast.components.machine.providers.base import MAX_SERVICES, Action, Owner, PowerAction, States
+from moonfast.components.machine.providers.programs import (
     ACTION_TIMEOUT_S,
     GUIDE,
     LOOK_TIMEOUT_S,
-    MAX_SERVICES,
-    Action,
-    Owner,
     PolledProvider,
-    PowerAction,
-    States,
     refused,
 )
 from moonfast.components.machine.sudo import Sudo
@@ -21,6 +18,8 @@ from moonfast.errors import Unavailable
 from moonfast.host.shell import run
 
 SUFFIX = ".service"
+BOOTED = "run/systemd/system"
+"""Is there where systemd runs (sd_booted(3))."""
 MAX_CGROUP_BYTES = 4096
 _LIST = ("--type=service", "--plain", "--no-legend", "--no-pager", "--full")
 
@@ -33,9 +32,13 @@ class SystemdCli(PolledProvider):
         self._sudo, self._root = sudo, root
 
     async def begin(self) -> None:
+        if not (self._root / BOOTED).is_dir():
+            return
         names: dict[str, None] = {}
-        for listing in (("list-unit-files",), ("list-units", "--all")):
-            ended = await run(("systemctl", *listing, *_LIST), timeout_s=LOOK_TIMEOUT_S)
+        listings = (("list-unit-files",), ("list-units", "--all"))
+        for ended in await asyncio.gather(
+            *(run(("systemctl", *listing, *_LIST), timeout_s=LOOK_TIMEOUT_S) for listing in listings)
+        ):
             for line in ended.output.splitlines():
                 unit = line.split(maxsplit=1)[0] if line.strip() else ""
                 if self.is_ours(unit):

@@ -12,16 +12,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moonfast.components.machine.providers.base import (
-    ACTION_TIMEOUT_S,
-    DONE,
-    LOOK_TIMEOUT_S,
-    MAX_SERVICES,
-    Action,
-    Owner,
-    PowerAction,
-    States,
-)
+from moonfast.components.machine.providers.base import MAX_SERVICES, Action, Owner, PowerAction
+from moonfast.components.machine.providers.programs import ACTION_TIMEOUT_S, DONE, LOOK_TIMEOUT_S
 from moonfast.components.machine.providers.systemd_cli import SUFFIX, SystemdCli
 from moonfast.components.machine.sudo import Sudo
 from moonfast.errors import BadRequest, Unavailable
@@ -64,16 +56,17 @@ class SystemdDbus(SystemdCli):
         super().__init__(owner, sudo, root)
         self._bus: MessageBus | None = None
         self._paths: dict[str, str] = {}  # object path -> service
+        self._is_told: set[str] = set()  # those of which a change has come
         self._jobs: dict[str, asyncio.Future[str]] = {}  # jobs that somebody waits for, by path
         self._ended: dict[str, str] = {}  # results of jobs that ended before somebody could wait
         self._is_acting = 0
 
     async def begin(self) -> None:
-        if not _has_bus():
+        if not has_bus():
             await super().begin()
             return
         try:
-            await asyncio.to_thread(_import)
+            await asyncio.to_thread(load_library)
         except ImportError:
             self.warnings.append(
                 "[machine] the provider systemd_dbus needs the Python package dbus-fast: "
@@ -178,14 +171,15 @@ class SystemdDbus(SystemdCli):
                 unit = os.path.basename(row[0])
                 if self.is_ours(unit):
                     names[unit.removesuffix(SUFFIX)] = None
-        found: States = {}
+        self._is_told.clear()
         for name in list(names)[:MAX_SERVICES]:
             (path,) = await self._call(SYSTEMD, JOBS, MANAGER, "LoadUnit", "s", name + SUFFIX)
+            self._paths[path] = name
             (about,) = await self._call(SYSTEMD, path, PROPERTIES, "GetAll", "s", UNIT)
-            if about["LoadState"].value in ("loaded", "masked"):
-                self._paths[path] = name
-                found[name] = {"active_state": about["ActiveState"].value, "sub_state": about["SubState"].value}
-        self.take(found)
+            if about["LoadState"].value not in ("loaded", "masked"):
+                del self._paths[path]
+            elif name not in self._is_told:  # a change that comes right behind the answer is met first, and is newer
+                self._told(name, about)
 
     async def _check_rights(self) -> None:
         """Warn of what polkit does not permit: front ends would only see their requests fail."""
@@ -230,8 +224,11 @@ class SystemdDbus(SystemdCli):
         message = Message(
             destination=service, path=path, interface=interface, member=member, signature=signature, body=list(body)
         )
-        async with asyncio.timeout(LOOK_TIMEOUT_S):
-            reply = await bus.call(message)
+        try:
+            async with asyncio.timeout(LOOK_TIMEOUT_S):
+                reply = await bus.call(message)
+        except EOFError:
+            raise OSError("the connection has ended") from None
         if reply is None:
             raise OSError("no reply")
         if reply.message_type is MessageType.ERROR:
@@ -258,20 +255,18 @@ class SystemdDbus(SystemdCli):
                 self._ended[job] = result
         elif message.member == "PropertiesChanged" and (name := self._paths.get(message.path or "")) is not None:
             changed = message.body[1]
-            state = self.states[name]
-            active, sub = changed.get("ActiveState"), changed.get("SubState")
-            if active is not None or sub is not None:
-                self.take(
-                    {
-                        name: {
-                            "active_state": active.value if active is not None else state["active_state"],
-                            "sub_state": sub.value if sub is not None else state["sub_state"],
-                        }
-                    }
-                )
+            if "ActiveState" in changed and "SubState" in changed:  # systemd sends both if one has changed
+                self._is_told.add(name)
+                self._told(name, changed)
+
+    def _told(self, name: str, properties: dict[str, Any]) -> None:
+        active, sub = properties["ActiveState"].value, properties["SubState"].value
+        self.take({name: {"active_state": active, "sub_state": sub}})
 
     async def _wait_until_lost(self, bus: MessageBus) -> None:
-        with contextlib.suppress(OSError, EOFError):
+        from dbus_fast.errors import DBusFastError
+
+        with contextlib.suppress(OSError, EOFError, DBusFastError):
             await bus.wait_for_disconnect()  # type: ignore[no-untyped-call]
         log.info("The connection to D-Bus has ended")
         self._bus = None
@@ -280,19 +275,19 @@ class SystemdDbus(SystemdCli):
                 future.set_exception(OSError("disconnected"))
 
     async def _try_again(self) -> None:
-        if _has_bus():
+        if has_bus():
             with contextlib.suppress(OSError, CallFailed, TimeoutError, ImportError):
                 await self._connect()
 
 
-def _import() -> None:
+def load_library() -> None:
     """Takes 50 ms and more."""
     import dbus_fast.aio
 
     assert dbus_fast.aio is not None
 
 
-def _has_bus() -> bool:
+def has_bus() -> bool:
     """Whether there is a system bus to connect to (D-Bus specification, "Server Addresses")."""
     address = os.environ.get("DBUS_SYSTEM_BUS_ADDRESS", DEFAULT_ADDRESS)
     for one in address.split(";"):

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from moonfast.components.machine import services as module
-from moonfast.components.machine.providers.base import Action, Owner, PowerAction, Provider, refused
+from moonfast.components.machine.providers.base import Action, Owner, PowerAction, Provider
+from moonfast.components.machine.providers.programs import refused
 from moonfast.components.machine.providers.supervisord_cli import SupervisordCli
 from moonfast.components.machine.providers.systemd_cli import service_in, states_in
 from moonfast.components.machine.services import ALLOW_LIST, DEFAULT_NAMES, Services
