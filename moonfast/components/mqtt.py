@@ -112,6 +112,7 @@ class Mqtt(Component):
         self._qos: dict[str, int] = {}
         self._waiting: dict[int, asyncio.Future[None]] = {}  # message id -> it has arrived at the broker
         self._lost = asyncio.Event()
+        self._refusal = ""  # why the broker does not accept the login
         self._requests = 0
         self._timestamps: deque[Any] = deque(maxlen=MAX_TIMESTAMPS)
         self._merged: dict[str, dict[str, Any]] = {}  # status that waits for its interval
@@ -185,7 +186,7 @@ class Mqtt(Component):
             raise BadRequest(f"Topic '{topic[:60]}' cannot be published: {exc}") from None
         if info.rc == _QUEUE_FULL:
             raise Unavailable(f"{MAX_QUEUED} messages wait for the MQTT broker already: try again later")
-        if qos > 0 and (info.rc == _NOT_CONNECTED or not info.is_published()):
+        if qos > 0:  # the broker's word for it comes by way of the loop, so never before this
             arrived = self._waiting[info.mid] = asyncio.get_running_loop().create_future()
             try:
                 await arrived
@@ -282,13 +283,14 @@ class Mqtt(Component):
         pause, is_first = FIRST_RETRY_S, True
         while True:
             self._lost.clear()
+            self._refusal = ""
             fault = await self._connect()
             if fault is None:
                 if self.is_connected or await self._is_accepted():
                     pause, is_first = FIRST_RETRY_S, True
                     await self._serve()
                     continue
-                fault = "it does not accept the login, or does not answer"
+                fault = self._refusal or "it does not answer"
             log.log(
                 logging.WARNING if is_first else logging.DEBUG,
                 "The MQTT broker %s:%d cannot be reached: %s. Trying again.",
@@ -336,8 +338,8 @@ class Mqtt(Component):
         self._loop.call_soon_threadsafe(self._watch_writing, sock)
 
     def _on_has_written(self, client: Client, data: Any, sock: Any) -> None:
-        if sock.fileno() >= 0:
-            self._loop.remove_writer(sock.fileno())
+        if sock.fileno() >= 0:  # else the loop may be gone, too
+            self._loop.call_soon_threadsafe(self._watch_writing, sock)
 
     def _on_socket_close(self, client: Client, data: Any, sock: Any) -> None:
         if sock.fileno() >= 0:
@@ -349,8 +351,12 @@ class Mqtt(Component):
             self._loop.add_reader(sock.fileno(), self._readable, sock)
 
     def _watch_writing(self, sock: Any) -> None:
-        if sock.fileno() >= 0 and self._client is not None and self._client.want_write():
+        if sock.fileno() < 0 or self._client is None:
+            return
+        if self._client.want_write():
             self._loop.add_writer(sock.fileno(), self._client.loop_write)
+        else:
+            self._loop.remove_writer(sock.fileno())
 
     def _readable(self, sock: Any) -> None:
         assert self._client is not None
@@ -366,7 +372,7 @@ class Mqtt(Component):
 
     def _on_connect(self, client: Client, data: Any, flags: Any, reason: Any, properties: Any) -> None:
         if reason.is_failure:
-            log.warning("The MQTT broker refuses the connection: %s. Check username and password.", reason)
+            self._refusal = f"it refuses the login ({reason}): check username and password"
             self._lost.set()
             return
         log.info("Connected to the MQTT broker %s:%d", self._config.address, self._config.port)
@@ -492,7 +498,7 @@ class Mqtt(Component):
                 client.publish(topic, encode({"eventtime": eventtime, "value": value}), qos, retain=True)
 
 
-_NOT_CONNECTED, _QUEUE_FULL = 4, 15  # paho's MQTT_ERR_NO_CONN and MQTT_ERR_QUEUE_SIZE
+_QUEUE_FULL = 15  # paho's MQTT_ERR_QUEUE_SIZE
 
 
 def _filter(config: MqttConfig) -> Filter:

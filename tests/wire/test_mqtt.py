@@ -236,7 +236,7 @@ async def test_logins(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         async with running(config(here.port, more.replace("PASSWORD", "password"))) as served:
             await connected(served)
         async with running(config(here.port, more.replace("PASSWORD", "wrong"))) as served:
-            await until(lambda: "refuses the connection" in caplog.text)
+            await until(lambda: "refuses the login" in caplog.text)
             assert not component(served).is_connected
             client = await served.client()
             with pytest.raises(RpcError) as caught:
