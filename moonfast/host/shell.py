@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Sequence
 from typing import NamedTuple
 
 MAX_OUTPUT_BYTES = 1 << 20
+END_S = 1.0
 NOT_FOUND = 127
 """Exit status where there is no such program, as of a shell."""
 TIMED_OUT = 124
@@ -52,9 +54,15 @@ async def run(program: Sequence[str], *, timeout_s: float, given: bytes | None =
         return Ended(TIMED_OUT, "", f"{program[0]} did not end within {timeout_s:g} s")
     finally:
         if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+            await _kill(process)
+
+
+async def _kill(process: Process) -> None:
+    """End a program and what it has begun. What sudo runs cannot be ended from here: it is left alone."""
+    with contextlib.suppress(ProcessLookupError, PermissionError, TimeoutError):
+        os.killpg(process.pid, signal.SIGKILL)
+        async with asyncio.timeout(END_S):  # until its pipes are closed
+            await asyncio.gather(process.wait(), _read(process.stdout), _read(process.stderr))
 
 
 async def _read(stream: asyncio.StreamReader | None) -> str:
