@@ -28,6 +28,9 @@ on_press: {% do send_event() %}
 [mqtt]
 address: 127.0.0.1
 
+[wled case]
+address: 127.0.0.1
+
 [sensor room]
 type: mqtt
 state_topic: room

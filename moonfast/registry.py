@@ -46,6 +46,7 @@ COMPONENTS: tuple[Entry, ...] = (
     Entry("mqtt", "moonfast.components.mqtt:Mqtt"),
     Entry("power", "moonfast.components.power.component:Power"),
     Entry("sensor", "moonfast.components.sensor:Sensors"),
+    Entry("wled", "moonfast.components.wled:Wled"),
     Entry("button", "moonfast.components.button:Buttons"),
     Entry("octoprint_compat", "moonfast.components.octoprint_compat:OctoprintCompat"),
     Entry("zeroconf", "moonfast.components.zeroconf.discovery:Discovery"),

@@ -77,6 +77,8 @@ def test_what_changes_something_does_not_answer_get(endpoints: list[Endpoint]) -
     }
     words = (
         "stats",
+        "strips",
+        "strip",
         "measurements",
         "feeds",
         "totals",
