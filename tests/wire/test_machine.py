@@ -142,6 +142,11 @@ async def test_services_by_systemctl(system: System, provider: str) -> None:
         status, _ = await served.http("POST", "/machine/services/restart?service=sonar")
         assert status == 200
         assert system.asked("restart sonar.service")
+        for wrong in ("klipper-" + "x" * 100_000, "klipper-\u00e4", "--force", "../x", "klipper-1.service", ""):
+            code, message = await refusal(client, "machine.services.start", service=wrong)
+            assert (code, len(message) < 200) == (400, True)
+        for odd in (None, 5, ["sonar"], {}, True):
+            assert (await refusal(client, "machine.services.start", service=odd))[0] == 400
         system.refuse()
         code, message = await refusal(client, "machine.services.restart", service="sonar")
         assert code == 503
@@ -260,6 +265,11 @@ async def test_sudo(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
         client = await served.client()
         assert await client.call("machine.services.stop", {"service": "sonar"}) == "ok"
         assert "secret" not in json.dumps(system.asked())
+    async with running(SYSTEMD_CLI + "sudo_password: {secrets.sudo.password}\n") as served:
+        client = await served.client()
+        code, message = await refusal(client, "machine.services.start", service="sonar")
+        assert code == 503
+        assert "[machine] sudo_password" in message
 
 
 async def test_peripherals_of_the_machine(system: System) -> None:

@@ -37,10 +37,11 @@ DEFAULT_NAMES = (
 MAX_ALLOW_LIST_BYTES = 65536
 ANSWER_S = 0.25
 """The answer to a request for our own restart goes out first."""
-BEGIN_TIMEOUT_S = 15.0
+BEGIN_TIMEOUT_S = 5.0
 SELF, PRINTER = "moonraker", "klipper"
-_ALWAYS = re.compile(r"(?:klipper|moonraker)(?:[-_]\w+)?")
-_NAME = re.compile(r"\w[\w@.:-]{0,199}")
+_ALWAYS = re.compile(r"(?:klipper|moonraker)(?:[-_]\w{1,100})?", re.ASCII)
+_NAME = re.compile(r"\w[\w@.:-]{0,199}", re.ASCII)
+SHOWN_CHARACTERS = 100
 
 CHANGED = notification(
     "service_state_changed", States, "Services have changed; watched from the first `machine.system_info` on."
@@ -72,6 +73,7 @@ class Services:
         self._allowed: frozenset[str] = frozenset()
         self._provider: Provider | None = None
         self._begun: asyncio.Task[None] | None = None
+        self._has_told = False  # somebody knows the states
         self.warnings: list[str] = []
 
     def start(self) -> None:
@@ -82,8 +84,9 @@ class Services:
         except FileNotFoundError:
             lines = list(DEFAULT_NAMES)
             try:
-                with open(self._path, "x", encoding="utf-8") as stream:
+                with open(f"{self._path}.new", "w", encoding="utf-8") as stream:
                     stream.write("\n".join(lines) + "\n")
+                os.replace(f"{self._path}.new", self._path)  # whole, or not at all
             except OSError as exc:
                 self.warnings.append(f"[machine] {ALLOW_LIST} cannot be written ({exc.strerror}): its defaults hold")
         except OSError as exc:
@@ -91,7 +94,9 @@ class Services:
             self.warnings.append(f"[machine] {ALLOW_LIST} cannot be read ({exc.strerror}): no service of it is allowed")
         self._allowed = frozenset(line for line in lines if _NAME.fullmatch(line))
         if wrong := [line for line in lines if line and not _NAME.fullmatch(line)]:
-            self.warnings.append(f"[machine] {ALLOW_LIST}: '{wrong[0][:60]}' is no name of a service. Remove the line")
+            self.warnings.append(
+                f"[machine] {ALLOW_LIST}: '{wrong[0][:SHOWN_CHARACTERS]}' is no name of a service. Remove the line"
+            )
 
     async def stop(self) -> None:
         if self._provider is not None:
@@ -114,6 +119,7 @@ class Services:
         """What `machine.system_info` says about services."""
         provider = await self.provider()
         pid = self._klippy_pid()
+        self._has_told = True
         return {
             "available_services": sorted(provider.states),
             "service_state": provider.states,
@@ -129,7 +135,7 @@ class Services:
         BadRequest: it is not allowed. ApiError: it cannot be done.
         """
         if not self.is_allowed(name):
-            raise BadRequest(f"Service '{name}' not allowed")
+            raise BadRequest(f"Service '{name[:SHOWN_CHARACTERS]}' not allowed")
         provider = await self.provider()
         own = provider.own_service()
         if name != SELF and name != own:
@@ -174,5 +180,5 @@ class Services:
             self._restart()
 
     def _changed(self, states: States) -> None:
-        if self._begun is not None and self._begun.done():
+        if self._has_told or (self._begun is not None and self._begun.done()):
             self._emit(CHANGED, states)

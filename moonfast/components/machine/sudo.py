@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from moonfast.api.call import Call
 from moonfast.api.endpoint import endpoint
-from moonfast.errors import BadRequest, Forbidden
+from moonfast.errors import BadRequest, Forbidden, TemplateFailed, Unavailable
 from moonfast.vocab import GET, POST
 
 if TYPE_CHECKING:
@@ -40,14 +40,17 @@ class Sudo:
         self._password: str | None = None
 
     async def run(self, *program: str, timeout_s: float) -> Ended:
-        """Run a program as root."""
+        """Run a program as root. Unavailable: the password of the configuration cannot be rendered."""
         from moonfast.host import shell
 
         if os.geteuid() == 0:
             return await shell.run(program, timeout_s=timeout_s)
         password = self._password
         if password is None and self._configured is not None:
-            password = await self._configured.render()
+            try:
+                password = await self._configured.render()
+            except TemplateFailed as exc:
+                raise Unavailable(exc.message) from None
         if not password:
             return await shell.run(("sudo", "-n", *program), timeout_s=timeout_s)
         return await shell.run(("sudo", "-S", "-p", "", *program), timeout_s=timeout_s, given=password.encode() + b"\n")

@@ -128,9 +128,25 @@ async def test_what_is_found_at_the_beginning_is_no_change(tmp_path: Path) -> No
     provider = await made.begun()
     assert (await made.services.seen())["available_services"] == ["klipper"]
     provider.take({"klipper": {"active_state": "active", "sub_state": "running"}})
+    provider.take({})
     assert made.told == []
     provider.take({"klipper": {"active_state": "inactive", "sub_state": "dead"}})
     assert made.told == [{"klipper": {"active_state": "inactive", "sub_state": "dead"}}]
+
+
+async def test_what_is_found_too_late_is_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BEGIN_TIMEOUT_S", 0.01)
+    made, go_on = Made(tmp_path), asyncio.Event()
+
+    async def begin(provider: FakeProvider) -> None:
+        await go_on.wait()
+        provider.take({"klipper": {"active_state": "active", "sub_state": "running"}})
+
+    monkeypatch.setattr(FakeProvider, "begin", begin)
+    assert (await made.services.seen())["service_state"] == {}
+    go_on.set()
+    await asyncio.gather(*made.tasks)
+    assert made.told == [{"klipper": {"active_state": "active", "sub_state": "running"}}]
 
 
 async def test_this_server_restarts_after_its_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
