@@ -39,6 +39,9 @@ state_topic: room
 type: klipper_device
 object_name: output_pin lamp
 
+[spoolman]
+server: http://127.0.0.1:7912
+
 [zeroconf]
 enable_ssdp: True
 """

@@ -48,6 +48,7 @@ COMPONENTS: tuple[Entry, ...] = (
     Entry("sensor", "moonfast.components.sensor:Sensors"),
     Entry("wled", "moonfast.components.wled:Wled"),
     Entry("button", "moonfast.components.button:Buttons"),
+    Entry("spoolman", "moonfast.components.spoolman.component:Spoolman"),
     Entry("octoprint_compat", "moonfast.components.octoprint_compat:OctoprintCompat"),
     Entry("zeroconf", "moonfast.components.zeroconf.discovery:Discovery"),
 )

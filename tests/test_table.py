@@ -58,6 +58,7 @@ def test_what_changes_something_does_not_answer_get(endpoints: list[Endpoint]) -
         "/server/webcams/item",
         "/machine/device_power/device",
         "/machine/device_power/devices",
+        "/server/spoolman/spool_id",
         "/access/user",
         "/access/api_key",
         "/access/oneshot_token",

@@ -1,0 +1,1 @@
+"""Spoolman keeps account of filament: which spool is in use, and how much of it is left."""
