@@ -45,6 +45,7 @@ class TemperatureStore:
         self._sensors: dict[str, _Sensor] = {}
         self._answers: dict[bool, Raw] = {}  # include_monitors -> the answer of this tick
         self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0  # when the timer goes off
 
     def start(self, sensors: list[str], monitors: list[str]) -> None:
         """Sample these from now on. Series of sensors that were there before go on."""
@@ -57,7 +58,9 @@ class TemperatureStore:
             for field in FIELDS:
                 self._sample(name, sensor, field)
         if self._timer is None and self._sensors:
-            self._timer = asyncio.get_running_loop().call_later(PERIOD_S, self._tick)
+            loop = asyncio.get_running_loop()
+            self._due = loop.time() + PERIOD_S
+            self._timer = loop.call_at(self._due, self._tick)
 
     def pause(self) -> None:
         """Klippy is gone: keep what there is, sample no more."""
@@ -67,8 +70,8 @@ class TemperatureStore:
 
     def _tick(self) -> None:
         loop = asyncio.get_running_loop()
-        due = loop.time() if self._timer is None else self._timer.when()
-        self._timer = loop.call_at(max(due + PERIOD_S, loop.time()), self._tick)
+        self._due = max(self._due + PERIOD_S, loop.time())
+        self._timer = loop.call_at(self._due, self._tick)
         self._answers.clear()
         for name, sensor in self._sensors.items():
             sensor.json = None

@@ -69,6 +69,7 @@ class Stats:
         self._files, self._audience, self._emit = files, audience, emit
         self._samples: deque[Sample] = deque(maxlen=SAMPLES)
         self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0  # when the timer goes off
         self._wall, self._cpu = time.monotonic(), time.process_time()
         self._looked_at = 0.0  # when the system was read last
         self._cpu_times: dict[str, tuple[int, int]] = {}
@@ -78,7 +79,9 @@ class Stats:
     def start(self) -> None:
         self._read_system()
         self._bits = self._files.throttled()
-        self._timer = asyncio.get_running_loop().call_later(PERIOD_S, self._tick)
+        loop = asyncio.get_running_loop()
+        self._due = loop.time() + PERIOD_S
+        self._timer = loop.call_at(self._due, self._tick)
 
     def stop(self) -> None:
         if self._timer is not None:
@@ -107,8 +110,8 @@ class Stats:
 
     def _tick(self) -> None:
         loop = asyncio.get_running_loop()
-        due = loop.time() if self._timer is None else self._timer.when()
-        self._timer = loop.call_at(max(due + PERIOD_S, loop.time()), self._tick)
+        self._due = max(self._due + PERIOD_S, loop.time())
+        self._timer = loop.call_at(self._due, self._tick)
         sample = self._sample()
         if not self._audience.listeners():
             return
