@@ -39,6 +39,10 @@ state_topic: room
 type: klipper_device
 object_name: output_pin lamp
 
+[notifier phone]
+url: json://127.0.0.1
+events: *
+
 [spoolman]
 server: http://127.0.0.1:7912
 

@@ -49,6 +49,7 @@ COMPONENTS: tuple[Entry, ...] = (
     Entry("wled", "moonfast.components.wled:Wled"),
     Entry("button", "moonfast.components.button:Buttons"),
     Entry("spoolman", "moonfast.components.spoolman.component:Spoolman"),
+    Entry("notifier", "moonfast.components.notifier:Notifiers"),
     Entry("octoprint_compat", "moonfast.components.octoprint_compat:OctoprintCompat"),
     Entry("zeroconf", "moonfast.components.zeroconf.discovery:Discovery"),
 )
