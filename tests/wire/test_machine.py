@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from moonfast.components.machine import component, services
+from moonfast.components.machine.providers import programs
 from tests.unit.components.machine.trees import CONTAINER, PI, build
 from tests.wire.running import Client, RpcError, running, until
 
@@ -151,6 +152,17 @@ async def test_services_by_systemctl(system: System, provider: str) -> None:
         code, message = await refusal(client, "machine.services.restart", service="sonar")
         assert code == 503
         assert "docs/guide/machine.md" in message
+
+
+async def test_changes_by_others_are_told(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "PERIOD_S", 0.05)
+    async with running(SYSTEMD_CLI) as served:
+        client = await served.client()
+        await info(client)
+        system.set_units({**UNITS, "klipper": "failed"})
+        assert await client.wait_for("notify_service_state_changed") == [
+            {"klipper": {"active_state": "failed", "sub_state": "dead"}}
+        ]
 
 
 async def test_a_machine_without_systemd(system: System, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -15,6 +15,15 @@ PERIOD_S = 5.0
 """Between two looks."""
 DONE = {"start": "started", "stop": "stopped", "restart": "restarted"}
 GUIDE = "docs/guide/machine.md says how to allow it"
+NO_RIGHTS = (
+    "password is required",
+    "incorrect password",
+    "terminal is required",
+    "not in the sudoers",
+    "authentication required",
+    "denied",
+)
+"""What sudo and systemctl say then."""
 
 
 class PolledProvider(Provider):
@@ -49,7 +58,7 @@ def refused(ended: Ended, action: str, name: str) -> ApiError:
         return Unavailable(f"{what}: a program is missing here. Choose another 'provider' in section [machine]")
     if ended.status == TIMED_OUT:
         return Unavailable(f"{what} within {ACTION_TIMEOUT_S:g} s: look at its log")
-    if any(word in told for word in ("password is required", "terminal is required", "not in the sudoers", "denied")):
+    if any(words in told for words in NO_RIGHTS):
         return Unavailable(f"{what}: this server may not do it. {GUIDE}")
     if any(word in told for word in ("not found", "not loaded", "no such process")):
         return BadRequest(f"{what}: there is no such service on this machine")

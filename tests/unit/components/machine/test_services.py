@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from moonfast.components.machine import services as module
+from moonfast.components.machine.providers import programs
 from moonfast.components.machine.providers.base import Action, Owner, PowerAction, Provider
 from moonfast.components.machine.providers.programs import refused
 from moonfast.components.machine.providers.supervisord_cli import SupervisordCli
@@ -205,6 +206,7 @@ def test_states_of_systemctl() -> None:
 def test_why_it_was_refused() -> None:
     for ended, word in (
         (Ended(1, "", "sudo: a password is required\n"), "docs/guide/machine.md"),
+        (Ended(1, "", "sudo: 1 incorrect password attempt\n"), "docs/guide/machine.md"),
         (Ended(5, "", "Unit sonar.service not found."), "no such service"),
         (Ended(NOT_FOUND, "", ""), "provider"),
         (Ended(TIMED_OUT, "", ""), "within 60 s"),
@@ -213,6 +215,28 @@ def test_why_it_was_refused() -> None:
         error = refused(ended, "restart", "sonar")
         assert "Service 'sonar' could not be restarted" in error.message
         assert word in error.message
+
+
+async def test_states_are_looked_at_while_somebody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "PERIOD_S", 0.005)
+    listeners: list[str] = []
+    looks: list[int] = []
+
+    class Looking(programs.PolledProvider):
+        async def look(self) -> None:
+            looks.append(len(listeners))
+
+    provider = Looking(Owner(lambda _: True, lambda _: None, lambda: bool(listeners)))
+    task = asyncio.get_running_loop().create_task(provider.watch())
+    await asyncio.sleep(0.03)
+    assert looks == []
+    provider.hurry()
+    await asyncio.sleep(0.03)
+    assert looks == [0]
+    listeners.append("somebody")
+    await asyncio.sleep(0.03)
+    assert len(looks) > 2
+    task.cancel()
 
 
 async def test_states_of_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:
