@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,19 @@ async def test_no_more_than_thirty_samples(tmp_path: Path, monkeypatch: pytest.M
     machine.stats.start()
     await asyncio.sleep(0.3)
     assert len(machine.stats._samples) == 30
+    machine.stats.stop()
+    machine.files.close()
+
+
+async def test_samples_go_on_after_a_standstill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the loop, for longer than a period: a suspended machine."""
+    machine = Machine(tmp_path, monkeypatch)
+    monkeypatch.setattr(stats, "PERIOD_S", 0.01)
+    machine.stats.start()
+    time.sleep(0.1)
+    await asyncio.sleep(0)
+    count = len(machine.stats._samples)
+    await wait(lambda: len(machine.stats._samples) > count + 5)
     machine.stats.stop()
     machine.files.close()
 
