@@ -140,7 +140,10 @@ class Announcements(Component):
     async def update(self, call: Call) -> UpdateAnswer:
         """Fetch the feeds now, if that is enabled."""
         is_modified = self._fetches and await self._update()
-        return {"entries": self._listed(True), "modified": is_modified}
+        entries = self._listed(True)
+        if is_modified:
+            self.emit_soon(UPDATED, {"entries": entries})
+        return {"entries": entries, "modified": is_modified}
 
     @endpoint(POST, "/server/announcements/dismiss")
     async def dismiss(self, call: Call, entry_id: str, wake_time: float | None = None) -> EntryId:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import AsyncIterator
 from typing import Any, TypedDict
 
 from moonfast.api.call import Call
 from moonfast.api.endpoint import endpoint, notification
-from moonfast.codec import Raw, decode, encode
+from moonfast.codec import Raw, decode
 from moonfast.component import Component
 from moonfast.components.auxiliary import AuxiliaryField
 from moonfast.errors import ApiError, BadRequest, NotFound
@@ -84,6 +85,13 @@ class Deleted(TypedDict):
 
 
 CHANGED = notification("history_changed", HistoryChange, "A job was `added` to the history, or has `finished`.")
+
+
+_FILE = re.compile(
+    rb'\{(?:"job_id":"\w*","user":(?:null|"[^"\\]*"),)?"filename":"([^"\\]*)",'
+    rb'(?:"\w+":(?:"[^"\\]*"|[\w.+-]*),)*?"metadata":\{"size":(\d+),"modified":([\d.eE+-]+)[,}]'
+)
+"""The file of a job, where its record is written as usual: only plain values before its metadata."""
 
 
 class History(Component):
@@ -299,7 +307,14 @@ class History(Component):
                     yield text
 
     def _with_existence(self, text: bytes) -> bytes:
-        return b'%b,"exists":%b}' % (text[:-1], encode(self._exists(decode(text))))
+        """A record as clients get it. Its file is found without decoding, where the record is written as usual."""
+        found = _FILE.match(text)
+        if found is None:
+            exists = self._exists(decode(text))
+        else:
+            name, size, modified = found.groups()
+            exists = self._files.is_there(name.decode(), int(size), float(modified))
+        return b'%b,"exists":%b}' % (text[:-1], b"true" if exists else b"false")
 
     @endpoint(GET, "/server/history/totals")
     def get_totals(self, call: Call) -> dict[str, Any]:

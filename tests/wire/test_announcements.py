@@ -55,6 +55,8 @@ async def test_fetching_and_dismissing(unhurried: pytest.MonkeyPatch) -> None:
         assert (first["entry_id"], first["priority"], first["feed"]) == ("feed/2", "high", "mine")
         assert (second["title"], second["url"], second["date"]) == ("T1 & more", "http://x/1", 1704103200.0)
         assert sorted(web.asked) == ["/klipper.xml", "/mine.xml", "/moonraker.xml"]
+        (told,) = await client.wait_for("notify_announcement_update")
+        assert told["entries"] == answer["entries"]
         assert (await client.call("server.announcements.update"))["modified"] is False
         assert await client.call("server.announcements.dismiss", {"entry_id": "feed/2"}) == {"entry_id": "feed/2"}
         assert await client.wait_for("notify_announcement_dismissed") == [{"entry_id": "feed/2"}]

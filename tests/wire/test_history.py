@@ -314,3 +314,31 @@ async def test_a_server_that_is_killed_in_a_job() -> None:
             assert (job["job_id"], job["status"]) == (found[0]["job_id"], "interrupted")
         finally:
             await klippy.close()
+
+
+async def test_names_with_quotes_and_umlauts_are_found() -> None:
+    names = ['a "b".gcode', "\u00e4 \u20ac.gcode", "c\\d.gcode"]
+    async with running() as served:
+        client = await served.client()
+        for name in names:
+            (Path(served.data_path) / "gcodes" / name).write_text("G28\n")
+        await until(lambda: served.server._files is not None and all(map(_has_metadata(served), names)))
+        for number, name in enumerate(names):
+            served.klippy.push(stats("printing", name, total_duration=0.1))
+            await until(lambda: served.server.job.is_active)
+            served.klippy.push({"print_stats": {"state": "complete", "total_duration": 0.5}})
+            await until(lambda: not served.server.job.is_active)
+            assert len(await jobs(client)) == number + 1
+        assert [job["exists"] for job in await jobs(client)] == [True] * 3
+        (Path(served.data_path) / "gcodes" / names[1]).unlink()
+        async with asyncio.timeout(10):
+            while [job["exists"] for job in await jobs(client)] != [True, False, True]:
+                await asyncio.sleep(0.01)
+
+
+def _has_metadata(served: Running) -> Any:
+    from moonfast.files.manager import FileManager
+
+    files = served.server.components.find(FileManager)
+    assert files is not None
+    return lambda name: files._files.metadata.get(name) is not None
