@@ -27,19 +27,31 @@ class GpioDeviceConfig(PowerConfig, prefix="power", type="gpio"):
     initial_state: Annotated[Literal["on", "off"] | None, Option(doc="Its state when the server starts.")] = "off"
 
 
-class GpioDevice:
-    def __init__(self, config: GpioDeviceConfig, parts: Parts) -> None:
-        parse(config.pin)  # a wrong one is told of at once
-        self._config = config
+class Pinned:
+    """Base of both: a pin that is taken when it is first needed, since its chip may come later."""
+
+    def __init__(self, pin: str, *, initial: bool) -> None:
+        parse(pin)  # a wrong one is told of at once
+        self._pin, self._initial = pin, initial
         self._line: OutputLine | None = None
 
     async def start(self, changed: Callable[[str], None]) -> None:
-        """The pin is taken when it is first needed: its chip may come later."""
+        """Nothing is to be prepared."""
 
     async def stop(self) -> None:
         if self._line is not None:
             self._line.close()
             self._line = None
+
+    def _opened(self) -> OutputLine:
+        if self._line is None:
+            self._line = open_output(self._pin, initial=self._initial)
+        return self._line
+
+
+class GpioDevice(Pinned):
+    def __init__(self, config: GpioDeviceConfig, parts: Parts) -> None:
+        super().__init__(config.pin, initial=config.initial_state == ON)
 
     async def read(self) -> str:
         return ON if self._opened().value else OFF
@@ -47,11 +59,6 @@ class GpioDevice:
     async def write(self, state: str) -> str:
         self._opened().set(state == ON)
         return state
-
-    def _opened(self) -> OutputLine:
-        if self._line is None:
-            self._line = open_output(self._config.pin, initial=self._config.initial_state == ON)
-        return self._line
 
 
 class RfDeviceConfig(GpioDeviceConfig, prefix="power", type="rf"):
@@ -61,11 +68,11 @@ class RfDeviceConfig(GpioDeviceConfig, prefix="power", type="rf"):
     off_code: Annotated[str, Option(doc="Code that switches it off.")]
 
 
-class RfDevice:
+class RfDevice(Pinned):
     """The plug does not answer: its state is what was sent last."""
 
     def __init__(self, config: RfDeviceConfig, parts: Parts) -> None:
-        parse(config.pin)
+        super().__init__(config.pin, initial=False)
         for option in ("on_code", "off_code"):
             code = getattr(config, option)
             if not 0 < len(code) <= MAX_CODE or set(code) - {"0", "1"}:
@@ -75,25 +82,13 @@ class RfDevice:
                     option=option,
                     remedy=f"Write up to {MAX_CODE} digits 0 and 1.",
                 )
-        self._config, self._state = config, OFF
-        self._codes = {ON: config.on_code, OFF: config.off_code}
-        self._line: OutputLine | None = None
-
-    async def start(self, changed: Callable[[str], None]) -> None:
-        """The pin is taken when it is first needed."""
-
-    async def stop(self) -> None:
-        if self._line is not None:
-            self._line.close()
-            self._line = None
+        self._codes, self._state = {ON: config.on_code, OFF: config.off_code}, OFF
 
     async def read(self) -> str:
         return self._state
 
     async def write(self, state: str) -> str:
-        if self._line is None:
-            self._line = open_output(self._config.pin, initial=False)
-        await asyncio.to_thread(_send, self._line, self._codes[state])
+        await asyncio.to_thread(_send, self._opened(), self._codes[state])
         self._state = state
         return state
 
