@@ -59,7 +59,7 @@ class TemperatureStore:
                 self._sample(name, sensor, field)
         if self._timer is None and self._sensors:
             loop = asyncio.get_running_loop()
-            self._due = loop.time() + PERIOD_S
+            self._due = math.ceil(loop.time() / PERIOD_S) * PERIOD_S  # timers of a whole second wake the loop once
             self._timer = loop.call_at(self._due, self._tick)
 
     def pause(self) -> None:

@@ -6,6 +6,7 @@ While nobody is connected only this process is looked at: that costs a few micro
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -80,7 +81,7 @@ class Stats:
         self._read_system()
         self._bits = self._files.throttled()
         loop = asyncio.get_running_loop()
-        self._due = loop.time() + PERIOD_S
+        self._due = math.ceil(loop.time() / PERIOD_S) * PERIOD_S  # timers of a whole second wake the loop once
         self._timer = loop.call_at(self._due, self._tick)
 
     def stop(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import json
 import time
 from typing import Any
@@ -84,8 +85,17 @@ def series(store: TemperatureStore, monitors: bool = False) -> dict[str, dict[st
 
 @pytest.fixture
 def sensors(monkeypatch: pytest.MonkeyPatch) -> Sensors:
-    monkeypatch.setattr(temperature_store, "PERIOD_S", 0.02)
+    monkeypatch.setattr(temperature_store, "PERIOD_S", PERIOD_S)
     return Sensors()
+
+
+PERIOD_S = 0.05
+
+
+async def tick() -> None:
+    """Wait until a moment after the next tick, which comes at a whole number of periods."""
+    now = asyncio.get_running_loop().time()
+    await asyncio.sleep(math.ceil(now / PERIOD_S) * PERIOD_S - now + PERIOD_S / 4)
 
 
 async def test_only_fields_that_a_sensor_has_and_zeros_before_the_first_sample(sensors: Sensors) -> None:
@@ -102,15 +112,16 @@ async def test_only_fields_that_a_sensor_has_and_zeros_before_the_first_sample(s
 
 async def test_samples_follow_and_the_answer_is_made_once_a_tick(sensors: Sensors) -> None:
     store = TemperatureStore(4, sensors.read)
+    await tick()
     store.start(["extruder"], [])
     first = store.list_series(INTERNAL)
     assert store.list_series(INTERNAL) is first
     sensors.fields["extruder", "temperature"] = b"null"
-    await asyncio.sleep(0.03)
+    await tick()
     assert series(store)["extruder"]["temperatures"] == [0, 0, 20.46, None]
     sensors.fields["extruder", "temperature"] = b"21"
     sensors.fields["extruder", "speed"] = b"0.5"
-    await asyncio.sleep(0.02)
+    await tick()
     found = series(store)["extruder"]
     assert found["temperatures"] == [0, 20.46, None, 21]
     assert found["speeds"] == [0, 0, 0, 0.5]
@@ -119,16 +130,18 @@ async def test_samples_follow_and_the_answer_is_made_once_a_tick(sensors: Sensor
 
 async def test_nothing_ticks_while_there_is_no_printer(sensors: Sensors) -> None:
     store = TemperatureStore(3, sensors.read)
+    await tick()
     store.start(["extruder"], [])
     store.pause()
     before = series(store)
-    await asyncio.sleep(0.05)
+    await tick()
+    await tick()
     assert series(store) == before
     store.pause()
     sensors.fields["extruder", "temperature"] = b"50"
     store.start(["extruder", "fan"], [])
     store.start(["extruder", "fan"], [])
-    await asyncio.sleep(0.03)
+    await tick()
     found = series(store)
     assert found["extruder"]["temperatures"] == [0, 20.46, 50]
     assert set(found) == {"extruder", "fan"}
