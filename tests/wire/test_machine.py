@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import stat
@@ -12,8 +13,9 @@ import pytest
 
 from moonfast.components.machine import component, services
 from moonfast.components.machine.providers import programs
+from moonfast.data_path import Options
 from tests.unit.components.machine.trees import CONTAINER, PI, build
-from tests.wire.running import Client, RpcError, running, until
+from tests.wire.running import Client, RpcError, make_options, running, until
 
 SYSTEMD_CLI = "[machine]\nprovider: systemd_cli\n"
 UNITS = {"klipper": "active", "moonraker": "active", "sonar": "inactive", "ssh": "active", "klipper@": "inactive"}
@@ -250,6 +252,23 @@ async def test_supervisor(system: System) -> None:
         await client.wait_for("notify_service_state_changed")
         assert system.asked("stop") == ["supervisorctl -c /etc/x.conf stop group:klipper"]
         assert (await refusal(client, "machine.services.start", service="sonar"))[0] == 400
+
+
+async def test_a_simulated_printer_leaves_the_computer_alone(
+    system: System, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def simulated(data_path: str) -> Options:
+        return dataclasses.replace(make_options(data_path), simulate=True)
+
+    monkeypatch.setattr("tests.wire.running.make_options", simulated)
+    async with running(SYSTEMD_CLI) as served:
+        client = await served.client()
+        for method in ("machine.shutdown", "machine.reboot"):
+            code, message = await refusal(client, method)
+            assert (code, "without --simulate" in message) == (400, True)
+        served.klippy.peer.send({"method": "shutdown_machine", "params": {}})
+        await until(lambda: any("A macro asked to shutdown" in record.getMessage() for record in caplog.records))
+        assert not [line for line in system.asked() if "poweroff" in line or "reboot" in line]
 
 
 async def test_sudo(system: System, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,7 +85,10 @@ class Machine(Component):
             has_listeners=lambda: audience.listeners() > 0,
         )
         self._power = PowerOff(
-            self._services, config.shutdown_action, lambda: self._about()["virtualization"]["virt_type"] == "container"
+            self._services,
+            config.shutdown_action,
+            is_container=lambda: self._about()["virtualization"]["virt_type"] == "container",
+            is_simulated=options.simulate,
         )
         self._fixed: dict[str, Any] | None = None
         self.warnings = self._services.warnings

@@ -17,12 +17,18 @@ log = logging.getLogger(__name__)
 
 
 class PowerOff:
-    """`is_container` tells whether this runs in a container."""
+    """`is_container` tells whether this runs in a container; `is_simulated`: the printer is none."""
 
     def __init__(
-        self, services: Services, shutdown_action: Literal["poweroff", "halt"], is_container: Callable[[], bool]
+        self,
+        services: Services,
+        shutdown_action: Literal["poweroff", "halt"],
+        *,
+        is_container: Callable[[], bool],
+        is_simulated: bool,
     ) -> None:
-        self._services, self._shutdown_action, self._is_container = services, shutdown_action, is_container
+        self._services, self._shutdown_action = services, shutdown_action
+        self._is_container, self._is_simulated = is_container, is_simulated
 
     @endpoint(POST, "/machine/shutdown", runs_as_task=True)
     async def shutdown(self, call: Call) -> Literal["ok"]:
@@ -44,6 +50,10 @@ class PowerOff:
             log.warning("A macro asked to %s the computer. %s", action, exc.message)
 
     async def _act(self, action: PowerAction) -> None:
+        if self._is_simulated:  # somebody tries the server out, on a computer that has other work
+            raise BadRequest(
+                f"The printer is simulated: do '{action}' on the computer itself, or start without --simulate"
+            )
         if self._is_container():
             raise BadRequest(
                 f"This server runs in a container and cannot {action} the computer: do it on the computer itself"

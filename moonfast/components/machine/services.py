@@ -39,7 +39,7 @@ ANSWER_S = 0.25
 """The answer to a request for our own restart goes out first."""
 BEGIN_TIMEOUT_S = 5.0
 SELF, PRINTER = "moonraker", "klipper"
-_ALWAYS = re.compile(r"(?:klipper|moonraker)(?:[-_]\w{1,100})?", re.ASCII)
+_ALWAYS = re.compile(r"(?:klipper|moonraker)(?:[-_@]\w{1,50}){0,3}", re.ASCII)
 _NAME = re.compile(r"\w[\w@.:-]{0,199}", re.ASCII)
 SHOWN_CHARACTERS = 100
 

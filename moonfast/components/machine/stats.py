@@ -6,6 +6,7 @@ While nobody is connected only this process is looked at: that costs a few micro
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections import deque
@@ -18,10 +19,14 @@ from moonfast.component import Audience
 from moonfast.host import procfs
 from moonfast.vocab import GET
 
+log = logging.getLogger(__name__)
+
 PERIOD_S = 1.0
 SAMPLES = 30
 FRESH_S = 1.5
 """Rates are of the time since the last look, if it is no older than this."""
+BLOCKED_S = 4.0
+"""A tick that comes so late is told in the log: nobody was served in the meantime."""
 
 
 class Sample(TypedDict):
@@ -111,6 +116,10 @@ class Stats:
 
     def _tick(self) -> None:
         loop = asyncio.get_running_loop()
+        late_s = loop.time() - self._due
+        if late_s > BLOCKED_S:
+            worked_s = time.process_time() - self._cpu
+            log.warning("The server stood still for %.1f s, and computed for %.1f s of it", late_s, worked_s)
         self._due = max(self._due + PERIOD_S, loop.time())
         self._timer = loop.call_at(self._due, self._tick)
         sample = self._sample()

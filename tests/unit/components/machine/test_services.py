@@ -87,7 +87,8 @@ def test_the_list_is_made_with_the_known_names(tmp_path: Path) -> None:
     services = Made(tmp_path).services
     assert (tmp_path / ALLOW_LIST).read_text().split() == list(DEFAULT_NAMES)
     assert all(services.is_allowed(name) for name in DEFAULT_NAMES)
-    assert all(services.is_allowed(name) for name in ("klipper", "moonraker", "klipper-1", "moonraker_2", "klipper_x"))
+    for name in ("klipper", "moonraker", "klipper-1", "moonraker_2", "klipper_x", "klipper@1", "klipper-voron-2"):
+        assert services.is_allowed(name), name
     for name in ("ssh", "klipper.service", "klippers", "klipper-", "moonraker-1/x", "klipper-1\n", "", "--force"):
         assert not services.is_allowed(name), name
 

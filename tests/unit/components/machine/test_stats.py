@@ -148,6 +148,25 @@ async def test_changes_of_throttling_are_told(tmp_path: Path, monkeypatch: pytes
     machine.files.close()
 
 
+async def test_a_server_that_stood_still_says_so_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine = Machine(tmp_path, monkeypatch)
+    monkeypatch.setattr(stats, "BLOCKED_S", 0.3)
+    machine.stats.start()
+    await wait(lambda: machine.told)
+    assert not caplog.records
+    await asyncio.sleep(0)
+    time.sleep(0.6)
+    seen = len(machine.told)
+    await wait(lambda: len(machine.told) >= seen + 3)
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith("The server stood still for 0.")
+    assert message.endswith(", and computed for 0.0 s of it")
+    machine.stats.stop()
+    machine.files.close()
+
+
 def test_the_mailbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The request as the firmware expects it; its answer."""
     (tmp_path / "dev").mkdir()
