@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import os
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from moonfast.components.machine import component, services
-from moonfast.components.machine.providers import programs
+from moonfast.components.machine.providers import programs, systemd_cli
 from moonfast.data_path import Options
 from tests.unit.components.machine.trees import CONTAINER, PI, build
 from tests.wire.running import Client, RpcError, make_options, running, until
@@ -35,6 +36,8 @@ elif command == "show":
         state = units.get(name)
         print(f"Id={name}.service\\nLoadState={'loaded' if state else 'not-found'}")
         print(f"ActiveState={state}\\nSubState={'running' if state == 'active' else 'dead'}\\n")
+elif os.path.exists(folder + "/needs_root") and "AS_ROOT" not in os.environ:
+    sys.exit(f"Failed to {command} {' '.join(names)}: Interactive authentication required.")
 elif command in ("start", "stop", "restart"):
     if names[0] not in units:
         sys.exit(f"Failed to {command} {names[0]}.service: Unit {names[0]}.service not found.")
@@ -53,7 +56,7 @@ while true; do case "$1" in
     -n|-k) shift;;
     *) break;;
 esac; done
-exec "$@"
+AS_ROOT=1 exec "$@"
 """
 SUPERVISORCTL = """#!/bin/sh
 echo "supervisorctl $*" >> "$FAKE_SYSTEM/asked"
@@ -79,6 +82,10 @@ class System:
         path = self.folder / name
         path.write_text(script)
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+    def want_root(self) -> None:
+        """Without sudo nothing is allowed."""
+        (self.folder / "needs_root").touch()
 
     def refuse(self) -> None:
         (self.folder / "refuse").touch()
@@ -165,6 +172,40 @@ async def test_changes_by_others_are_told(system: System, monkeypatch: pytest.Mo
         assert await client.wait_for("notify_service_state_changed") == [
             {"klipper": {"active_state": "failed", "sub_state": "dead"}}
         ]
+
+
+async def test_systemctl_is_asked_only_when_something_happens(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd's links to the present runs tell; a unit that is starting is looked at until it has started."""
+    monkeypatch.setattr(programs, "TICK_S", 0.02)
+    monkeypatch.setattr(systemd_cli, "UNSETTLED_S", 0.05)
+    units = component.ROOT / systemd_cli.UNITS
+    units.mkdir()
+    run = units / "invocation:klipper.service"
+    run.symlink_to("1f")
+    async with running(SYSTEMD_CLI) as served:
+        client = await served.client()
+        await info(client)
+        looks = len(system.asked("show"))
+        system.set_units({**UNITS, "klipper": "activating"})
+        await asyncio.sleep(0.3)
+        assert len(system.asked("show")) == looks
+        run.unlink()
+        run.symlink_to("2f")
+        changed = await client.wait_for("notify_service_state_changed")
+        assert changed == [{"klipper": {"active_state": "activating", "sub_state": "dead"}}]
+        system.set_units({**UNITS, "klipper": "active"})
+        changed = await client.wait_for("notify_service_state_changed", 2)
+        assert changed == [{"klipper": {"active_state": "active", "sub_state": "running"}}]
+        await asyncio.sleep(0.2)
+        looks = len(system.asked("show"))
+        run.unlink()
+        system.set_units({**UNITS, "klipper": "failed"})
+        await client.wait_for("notify_service_state_changed", 3)
+        await asyncio.sleep(0.3)
+        assert len(system.asked("show")) - looks in (
+            1,
+            2,
+        )  # the second if the link was gone before the state was written
 
 
 async def test_a_machine_without_systemd(system: System, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -275,6 +316,11 @@ async def test_sudo(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     async with running(SYSTEMD_CLI) as served:
         client = await served.client()
+        assert await client.call("machine.services.restart", {"service": "sonar"}) == "ok"
+        assert (len(system.asked("restart sonar")), system.asked("sudo")) == (1, [])  # polkit allows it
+        system.want_root()
+        assert await client.call("machine.services.restart", {"service": "sonar"}) == "ok"
+        assert system.asked("sudo -n systemctl restart sonar.service")
         found = await client.call("machine.sudo.info")
         assert found["linux_user"]
         assert (found["sudo_access"], found["sudo_requested"], found["request_messages"]) == (None, False, [])

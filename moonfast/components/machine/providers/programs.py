@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 
 from moonfast.components.machine.providers.base import Owner, Provider
 from moonfast.errors import ApiError, BadRequest, Unavailable
@@ -11,8 +12,9 @@ from moonfast.host.shell import NOT_FOUND, TIMED_OUT, Ended
 
 ACTION_TIMEOUT_S = 60.0
 LOOK_TIMEOUT_S = 10.0
+TICK_S = 1.0
 PERIOD_S = 5.0
-"""Between two looks."""
+"""Between two looks, where nothing tells whether one is worth it."""
 DONE = {"start": "started", "stop": "stopped", "restart": "restarted"}
 GUIDE = "docs/guide/machine.md says how to allow it"
 NO_RIGHTS = (
@@ -40,13 +42,20 @@ class PolledProvider(Provider):
     async def look(self) -> None:
         """Find out the states of all services."""
 
+    def is_due(self, waited_s: float) -> bool:
+        """Whether to look again, so long after the last time. Asked each TICK_S."""
+        return waited_s >= PERIOD_S
+
     async def watch(self) -> None:
+        looked_at = time.monotonic()
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(PERIOD_S):
+                async with asyncio.timeout(min(TICK_S, PERIOD_S)):
                     await self._wanted.wait()
-            if self._wanted.is_set() or self._owner.has_listeners():
+            waited_s = time.monotonic() - looked_at
+            if self._wanted.is_set() or (self._owner.has_listeners() and self.is_due(waited_s)):
                 self._wanted.clear()
+                looked_at = time.monotonic()
                 await self.look()
 
 
