@@ -53,7 +53,8 @@ echo "sudo $*" >> "$FAKE_SYSTEM/asked"
 while true; do case "$1" in
     -S) read -r password; [ "$password" = secret ] || exit 1; shift;;
     -p) shift 2;;
-    -n|-k) shift;;
+    -n) [ ! -e "$FAKE_SYSTEM/wants_password" ] || { echo "sudo: a password is required" >&2; exit 1; }; shift;;
+    -k) shift;;
     *) break;;
 esac; done
 AS_ROOT=1 exec "$@"
@@ -331,11 +332,23 @@ async def test_sudo(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
             assert (await refusal(client, "machine.sudo.password", password=wrong))[0] == 400
     async with running(SYSTEMD_CLI + "enable_sudo_password: True\n") as served:
         client = await served.client()
+        other = await served.client()
+        (system.folder / "wants_password").touch()
+        assert (await refusal(client, "machine.services.start", service="sonar"))[0] == 503
+        needs = "The password for sudo is needed to run: systemctl start sonar.service"
+        alert = {"sudo_requested": True, "sudo_messages": [needs]}
+        assert await other.wait_for("notify_sudo_alert") == [alert]
+        found = await client.call("machine.sudo.info", {"check_access": True})
+        assert (found["sudo_access"], found["sudo_requested"], found["request_messages"]) == (False, True, [needs])
         assert (await refusal(client, "machine.sudo.password", password="wrong"))[0] == 400
         assert await client.call("machine.sudo.password", {"password": "secret"}) == {
-            "sudo_responses": ["Sudo password successfully set."],
+            "sudo_responses": [
+                "Sudo password successfully set.",
+                "What was refused for want of it can be done again now.",
+            ],
             "is_restarting": False,
         }
+        assert await other.wait_for("notify_sudo_alert", 2) == [{"sudo_requested": False, "sudo_messages": []}]
         assert await client.call("machine.services.start", {"service": "sonar"}) == "ok"
         assert system.asked("sudo -S -p  systemctl start sonar.service")
     async with running(SYSTEMD_CLI + "sudo_password: {'sec' + 'ret'}\n") as served:

@@ -73,6 +73,7 @@ class Machine(Component):
         self._sudo = Sudo(
             templates.compile(config.sudo_password) if config.sudo_password else None,
             takes_passwords=config.enable_sudo_password,
+            emit=self.emit,
         )
         self._services = Services(
             self._make_provider,

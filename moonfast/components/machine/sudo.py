@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from typing import TYPE_CHECKING, TypedDict
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from moonfast.api.call import Call
-from moonfast.api.endpoint import endpoint
+from moonfast.api.endpoint import endpoint, notification
 from moonfast.errors import BadRequest, Forbidden, TemplateFailed, Unavailable
 from moonfast.vocab import GET, POST
 
@@ -16,10 +18,12 @@ if TYPE_CHECKING:
 
 CHECK_TIMEOUT_S = 10.0
 MAX_PASSWORD_CHARACTERS = 1024
+MAX_REQUESTS = 10
+WANTS_PASSWORD = "a password is required"
 
 
 class SudoInfo(TypedDict):
-    """`sudo_access` is null unless it was asked for; nothing here asks users for a password."""
+    """`sudo_access` is null unless it was asked for; `request_messages` say what was refused for want of a password."""
 
     sudo_access: bool | None
     linux_user: str
@@ -32,15 +36,39 @@ class SudoPassword(TypedDict):
     is_restarting: bool
 
 
-class Sudo:
-    """`configured` is the password of the configuration; one from a client is kept until the server ends."""
+class SudoAlert(TypedDict):
+    sudo_requested: bool
+    sudo_messages: list[str]
 
-    def __init__(self, configured: Compiled | None, *, takes_passwords: bool) -> None:
-        self._configured, self._takes_passwords = configured, takes_passwords
+
+ALERT = notification("sudo_alert", SudoAlert, "Something needs the password for sudo, or nothing does any more.")
+
+
+class Sudo:
+    """`configured` is the password of the configuration; one from a client is kept until the server ends.
+
+    `emit` tells clients that something was refused for want of a password, if they may give it.
+    """
+
+    def __init__(self, configured: Compiled | None, *, takes_passwords: bool, emit: Callable[[Any, Any], None]) -> None:
+        self._configured, self._takes_passwords, self._emit = configured, takes_passwords, emit
         self._password: str | None = None
+        self._requests: list[str] = []
 
     async def run(self, *program: str, timeout_s: float) -> Ended:
         """Run a program as root. Unavailable: the password of the configuration cannot be rendered."""
+        ended = await self._run(*program, timeout_s=timeout_s)
+        if self._takes_passwords and not ended.is_good and WANTS_PASSWORD in ended.errors:
+            message = f"The password for sudo is needed to run: {' '.join(program)}"
+            if message not in self._requests and len(self._requests) < MAX_REQUESTS:
+                self._requests.append(message)
+            self._tell()
+        return ended
+
+    def _tell(self) -> None:
+        self._emit(ALERT, {"sudo_requested": bool(self._requests), "sudo_messages": list(self._requests)})
+
+    async def _run(self, *program: str, timeout_s: float) -> Ended:
         from moonfast.host import shell
 
         if os.geteuid() == 0:
@@ -65,10 +93,10 @@ class Sudo:
         except KeyError:  # an account without a name
             user = str(os.geteuid())
         return {
-            "sudo_access": (await self.run("true", timeout_s=CHECK_TIMEOUT_S)).is_good if check_access else None,
+            "sudo_access": (await self._run("true", timeout_s=CHECK_TIMEOUT_S)).is_good if check_access else None,
             "linux_user": user,
-            "sudo_requested": False,
-            "request_messages": [],
+            "sudo_requested": bool(self._requests),
+            "request_messages": list(self._requests),
         }
 
     @endpoint(POST, "/machine/sudo/password", runs_as_task=True)
@@ -90,4 +118,8 @@ class Sudo:
         if not (await shell.run(check, timeout_s=CHECK_TIMEOUT_S, given=password.encode() + b"\n")).is_good:
             raise BadRequest("Sudo refuses this password: check it, and that this account may use sudo")
         self._password = password
-        return {"sudo_responses": ["Sudo password successfully set."], "is_restarting": False}
+        waiting, self._requests = self._requests, []
+        if waiting:
+            asyncio.get_running_loop().call_soon(self._tell)  # behind the answer
+        again = ["What was refused for want of it can be done again now."] if waiting else []
+        return {"sudo_responses": ["Sudo password successfully set.", *again], "is_restarting": False}
