@@ -174,6 +174,8 @@ class _Request:
             connection.request(self._verb, target, self._body, headers)
             response = connection.getresponse()
             body = response.read(self._max_bytes) if self._max_bytes else b""
+            if response.length and len(body) < self._max_bytes:
+                raise RequestError("the answer was cut short")
             return Response(response.status, {name.lower(): value for name, value in response.getheaders()}, body)
         except (OSError, HTTPException, ValueError) as exc:
             raise RequestError(f"no answer ({getattr(exc, 'strerror', None) or type(exc).__name__})") from None

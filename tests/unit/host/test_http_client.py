@@ -34,6 +34,14 @@ async def test_no_more_is_read_than_asked_for() -> None:
         assert found.body == b"x" * 10
 
 
+async def test_an_answer_that_is_cut_short() -> None:
+    async with peer() as other:
+        url = other.put("/a", b"half")
+        other.answers["/a"] = b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf"
+        with pytest.raises(RequestError, match="cut short"):
+            await HttpClient().get(url, timeout_s=5)
+
+
 async def test_redirects_are_followed_to_the_same_server_only() -> None:
     async with peer() as other, peer() as stranger:
         target = stranger.put("/secret", b"secret")
