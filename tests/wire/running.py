@@ -51,10 +51,14 @@ class RpcError(Exception):
 
 
 class Client:
-    """A JSON-RPC client; subclasses carry the texts. It keeps every message that answers nothing, in order."""
+    """A JSON-RPC client; subclasses carry the texts. It keeps every message that answers nothing, in order.
+
+    What the machine does, which is told at each whole second, is kept apart, in `stats`.
+    """
 
     def __init__(self) -> None:
         self.messages: list[dict[str, Any]] = []
+        self.stats: list[dict[str, Any]] = []
         self.close_code: int | None = None
         self.is_closed = False
         self._waiting: dict[int, asyncio.Future[Any]] = {}
@@ -72,7 +76,9 @@ class Client:
             async for text in self._texts():
                 message = json.loads(text)
                 waiting = None if "method" in message else self._waiting.pop(message["id"], None)
-                if waiting is None:
+                if message.get("method") == "notify_proc_stat_update":
+                    self.stats.append(message)
+                elif waiting is None:
                     self.messages.append(message)
                 elif "error" in message:
                     waiting.set_exception(RpcError(message["error"]))

@@ -371,3 +371,13 @@ async def test_peripherals_of_the_machine(system: System) -> None:
         code, message = await refusal(client, "machine.peripherals.canbus", interface="nosuch0")
         assert code in (400, 503)
         assert "CAN" in message
+
+
+async def test_clients_are_told_how_the_machine_does() -> None:
+    async with running() as served:
+        one, other = await served.clients(2)
+        await until(lambda: len(one.stats) > 1 and len(other.stats) > 1)
+        (told,) = one.stats[-1]["params"]
+        assert told["websocket_connections"] == 2
+        assert told["moonraker_stats"]["memory"] > 1000
+        assert (await one.call("machine.proc_stats"))["moonraker_stats"]

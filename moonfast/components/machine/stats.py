@@ -83,6 +83,7 @@ class Stats:
         self._bits: int | None = None
 
     def start(self) -> None:
+        self._sample()
         self._read_system()
         self._bits = self._files.throttled()
         loop = asyncio.get_running_loop()
