@@ -59,7 +59,16 @@ def session(tmp_path: Path) -> Iterator[Session]:
         session.log.close()
 
 
-TODAY = time.strftime("%Y-%m-%d")
+TODAY = "2024-05-06"
+
+
+@pytest.fixture
+def noon(monkeypatch: pytest.MonkeyPatch) -> float:
+    """The clock stands at noon of TODAY, so that the names of files do not depend on when the test runs."""
+    noon = time.mktime((2024, 5, 6, 12, 0, 0, 0, 0, -1))
+    monkeypatch.setattr(time, "time", lambda: noon)
+    return noon
+
 
 # -- where messages go, and how they look --
 
@@ -193,7 +202,7 @@ def test_a_wrong_logging_call_does_not_raise(session: Session, capsys: pytest.Ca
 # -- rollover --
 
 
-def test_rollover_on_demand(session: Session) -> None:
+def test_rollover_on_demand(session: Session, noon: float) -> None:
     log = session.start()
     log.pin("config", "[old]")
     log.pin("config", "[server]\nport = 7125\napi_key = 123")
@@ -246,11 +255,11 @@ def test_rollover_by_size_keeps_the_newest(session: Session, monkeypatch: pytest
     assert session.lines()[-1].endswith("x 19")
 
 
-def test_rollover_at_midnight(session: Session) -> None:
+def test_rollover_at_midnight(session: Session, noon: float) -> None:
     session.start()
     logger.info("today")
     tomorrow = logging.LogRecord("x", logging.INFO, __file__, 1, "tomorrow", (), None, "f")
-    tomorrow.created = time.time() + 86400
+    tomorrow.created = noon + 86400
     logging.getLogger().handle(tomorrow)
     assert session.old() == [f"moonraker.log.{TODAY}"]
     assert "today" in (session.folder / session.old()[0]).read_text()
