@@ -739,3 +739,38 @@ async def test_a_file_that_moves_while_it_waits_for_its_metadata(monkeypatch: py
         await until(lambda: ("create_file", "b.gcode") in here.told(watcher))
         assert ("create_file", "a.gcode") not in here.told(watcher)
         assert ("create_file", "gone.gcode") not in here.told(watcher)
+
+
+@pytest.mark.parametrize("is_moved", [True, False])
+async def test_a_file_that_others_take_away_while_its_metadata_is_awaited(
+    monkeypatch: pytest.MonkeyPatch, is_moved: bool
+) -> None:
+    """It was stored, and that is the answer; what became of it is told by those who did it."""
+    slow = threading.Event()
+    read = metadata_module.read
+
+    def wait_and_read(path: str) -> Any:
+        slow.wait(5)
+        return read(path)
+
+    monkeypatch.setattr(metadata_module, "read", wait_and_read)
+    async with place() as here:
+        watcher = await here.served.client()
+        uploading = asyncio.create_task(here.upload(file("a.gcode"), field("print", "true")))
+        await until((here.gcodes / "a.gcode").exists)
+        await asyncio.sleep(0.1)
+        assert not uploading.done()
+        if is_moved:
+            await watcher.call("server.files.move", {"source": "gcodes/a.gcode", "dest": "gcodes/b.gcode"})
+        else:
+            await watcher.call("server.files.delete_file", {"path": "gcodes/a.gcode"})
+        slow.set()
+        answer = await uploading
+        assert answer.status == 201
+        assert (answer.json["action"], answer.json["item"]["path"]) == ("create_file", "a.gcode")
+        assert answer.json["item"]["size"] == len(GCODE)
+        assert (answer.json["print_started"], answer.json["print_queued"]) == (False, False)
+        expected = ("move_file", "b.gcode") if is_moved else ("delete_file", "a.gcode")
+        await until(lambda: expected in here.told(watcher))
+        assert ("create_file", "a.gcode") not in here.told(watcher)
+        assert (await here.upload(file("a.gcode"))).status == 201

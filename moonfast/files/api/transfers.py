@@ -18,7 +18,7 @@ from moonfast.errors import ApiError, BadRequest, NotFound, PayloadTooLarge
 from moonfast.files import operations, ufp
 from moonfast.files.metadata import is_scanned
 from moonfast.files.roots import WRITE, Location, is_part
-from moonfast.files.service import GCODES, FileService
+from moonfast.files.service import GCODES, FileService, described
 from moonfast.files.upload import Upload
 from moonfast.klippy.session import Klippy
 from moonfast.state.job import Job
@@ -108,15 +108,18 @@ class TransferApi:
             part = await form.finish()
             with files.watcher.hold(location.path, package.path):
                 picture = await files.workers.long(_take, part, location, package if is_package else None)
-                entry, _ = await files.watcher.sync(tree, location.relative)
-        is_gcode = location.root.name == GCODES and is_scanned(location.relative)
-        if is_gcode and entry is not None:
-            entry = await files.scanned(location.relative, picture)
-        if entry is None:
+                stored, _ = await files.watcher.sync(tree, location.relative)
+        if stored is None:
             raise BadRequest("The file was deleted while it was stored: upload it again")
-        answer: dict[str, Any] = {**files.done("create_file", location, entry)}
+        is_gcode = location.root.name == GCODES and is_scanned(location.relative)
+        entry = await files.scanned(location.relative, picture) if is_gcode else stored
+        answer: dict[str, Any]
+        if entry is None:  # stored, and then moved or deleted by somebody, of which clients have been told already
+            answer = {"action": "create_file", "item": described(location.root, location.relative, stored)}
+        else:
+            answer = {**files.done("create_file", location, entry)}
         if is_gcode:
-            wants_print = form.fields.get("print", "").lower() == "true"
+            wants_print = entry is not None and form.fields.get("print", "").lower() == "true"
             is_started = answer["print_started"] = wants_print and await self.print(location.relative, call.user)
             waits = wants_print and not is_started and self.queue is not None
             answer["print_queued"] = waits and await self.queue(location.relative, call.user)  # type: ignore[misc]
