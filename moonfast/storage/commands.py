@@ -40,7 +40,7 @@ def parser(default_data_path: str) -> argparse.ArgumentParser:
     command("check", "Look through the database and its backups for damage.", None)
     importing = command(
         "import",
-        "Take over the database that Moonraker left. What is there now is kept as a backup.",
+        "Take over a database of Moonraker, or a dump of its dbtool.py. What is there now is kept as a backup.",
         f"default: {SQL_NAME} in the folder 'database', else the older data.mdb there",
         True,
     )
@@ -53,7 +53,7 @@ def parser(default_data_path: str) -> argparse.ArgumentParser:
     command("dump", "Write everything as text, which machines of any kind can read.", "- for the standard output")
     command(
         "restore",
-        "Put a backup, a dump or a database of Moonraker in the place of the database, which is kept as a backup.",
+        "Put a backup, a dump, or a database of Moonraker in the place of the database, which is kept as a backup.",
         "a file, or the name of a backup",
     )
     importing.add_argument("--replace", action="store_true", help="even if the database holds something already")

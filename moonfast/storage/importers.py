@@ -12,19 +12,27 @@ Left behind are `database` (notes of that program about its file) and `gcode_met
 
 Formats, as files made by Moonraker show them: a value is a letter and its bytes, in the byte order of the machine;
 `q` integer of 8 bytes, `d` double, `?` boolean, `s` text, NUL null; or it is JSON text, which begins with { or [.
+
+A text dump of Moonraker's dbtool.py, as that program writes it for an older store, is lines `+KEY SIZE,VALUE SIZE:
+KEY->VALUE` without the blanks. Both are base64, the sizes count its characters. Heads are among them:
+
+    MOONRAKER_DATABASE_START -> namespace_count=N    the first line
+    namespace_NAME -> entries=N                      then the N values of this namespace, bytes as above
 """
 
 from __future__ import annotations
 
+import binascii
 import logging
 import os
+import re
 import shutil
 import struct
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import lmdb
 
@@ -58,6 +66,9 @@ DUMP_FORMAT = "moonfast dump 1"
 MAX_NAMESPACES = 200  # of a legacy store; Moonraker allows 100
 MAX_DUMP_LINE_BYTES = 64 * 1024**2
 SIDE_FILES = ("-journal", "-wal", "-shm")  # what SQLite needs to finish or undo what was being written
+_TEXT_HEAD = b"MOONRAKER_DATABASE_START"
+_TEXT_START = b"+32,"  # and the size of a value: the head in base64 has 32 characters
+_TEXT_LINE = re.compile(rb"\+(\d{1,9}),(\d{1,9}):([A-Za-z0-9+/=]*)->([A-Za-z0-9+/=]*)\r?\n?")
 _SQLITE = b"SQLite format 3\0"
 _NUMBERS = {b"q": struct.Struct("q"), b"d": struct.Struct("d"), b"?": struct.Struct("?")}
 
@@ -74,7 +85,7 @@ class Problems:
 
 
 def kind_of(path: Path) -> str:
-    """What a file is, for users: "Moonraker", "old Moonraker", "dump" or "backup". BadRequest: none of these."""
+    """What a file is: "Moonraker", "old Moonraker", "dump", "text" (of dbtool.py) or "backup". BadRequest: none."""
     try:
         with open(path, "rb") as stream:
             start = stream.read(64)
@@ -82,6 +93,8 @@ def kind_of(path: Path) -> str:
             return "Moonraker"
         if start.startswith(b'{"format":"'):
             return "dump"
+        if start.startswith(_TEXT_START):
+            return "text"
         check(path, is_thorough=True, has_databases=True)
         if not start:
             raise Damage("it is empty")
@@ -108,7 +121,9 @@ def stage(source: Path, target: Path) -> int:
         store_file.copy_file(source, target)
         return 0
     problems = Problems()
-    found = {"Moonraker": from_sqlite, "old Moonraker": from_legacy, "dump": from_dump}[kind](source, problems)
+    found = {"Moonraker": from_sqlite, "old Moonraker": from_legacy, "dump": from_dump, "text": from_text}[kind](
+        source, problems
+    )
     store_file.write(target, found)
     return problems.count
 
@@ -148,13 +163,56 @@ def from_legacy(path: Path, problems: Problems) -> Iterator[Row]:
             with env.begin(db=database) as txn, txn.cursor() as cursor:
                 for key_bytes, record in cursor:
                     key = key_bytes.decode("utf-8", "replace")
-                    try:
-                        value = decode_value(record)
-                    except ValueError:
-                        problems.note(namespace, key)
-                        continue
-                    if (namespace, key) != (MOONRAKER, "database"):
-                        yield namespace, key, _completed(namespace, key, value)
+                    yield from _legacy_row(namespace, key, record, problems)
+
+
+def _legacy_row(namespace: str, key: str, record: bytes, problems: Problems) -> Iterator[Row]:
+    """The row of one value of an older store; none, if it is a note of that program, or cannot be read."""
+    try:
+        value = decode_value(record)
+    except ValueError:
+        problems.note(namespace, key)
+        return
+    if (namespace, key) != (MOONRAKER, "database"):
+        yield namespace, key, _completed(namespace, key, value)
+
+
+def from_text(path: Path, problems: Problems) -> Iterator[Row]:
+    """A dump of dbtool.py. BadRequest: it is damaged, or was cut short."""
+    with open(path, "rb") as stream:
+        for _ in range(_head(path, stream, _TEXT_HEAD, b"namespace_count=")[1]):
+            name, count = _head(path, stream, b"namespace_", b"entries=")
+            namespace = name.decode("utf-8", "replace")
+            for _ in range(count):
+                key, record = _pair(path, stream)
+                if namespace not in LEFT_BEHIND and namespace:
+                    yield from _legacy_row(namespace, key.decode("utf-8", "replace"), record, problems)
+        if stream.read(MAX_DUMP_LINE_BYTES).strip():
+            raise _not_whole(path)
+
+
+def _head(path: Path, stream: BinaryIO, start: bytes, unit: bytes) -> tuple[bytes, int]:
+    """What follows `start` in the key of a head, and how many of `unit` are announced."""
+    key, value = _pair(path, stream)
+    digits = value.removeprefix(unit)
+    if not key.startswith(start) or digits == value or not digits.isdigit() or len(digits) > 9:
+        raise _not_whole(path)
+    return key.removeprefix(start), int(digits)
+
+
+def _pair(path: Path, stream: BinaryIO) -> tuple[bytes, bytes]:
+    """Key and value of the next line."""
+    found = _TEXT_LINE.fullmatch(stream.readline(MAX_DUMP_LINE_BYTES))
+    if found is None or [int(size) for size in found.group(1, 2)] != [len(text) for text in found.group(3, 4)]:
+        raise _not_whole(path)
+    try:
+        return binascii.a2b_base64(found[3], strict_mode=True), binascii.a2b_base64(found[4], strict_mode=True)
+    except binascii.Error:
+        raise _not_whole(path) from None
+
+
+def _not_whole(path: Path) -> BadRequest:
+    return BadRequest(f"'{path.name}' is not complete: make the dump again")
 
 
 def from_dump(path: Path, problems: Problems) -> Iterator[Row]:
@@ -174,7 +232,7 @@ def from_dump(path: Path, problems: Problems) -> Iterator[Row]:
                 break
             count += 1
             yield item["namespace"], item["key"], item["value"]
-    raise BadRequest(f"'{path.name}' is not complete: make the dump again")
+    raise _not_whole(path)
 
 
 def decode_value(record: bytes) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import sqlite3
 import struct
@@ -67,8 +68,11 @@ def make_sqlite(path: Path, jobs: int = 1) -> Path:
     return path
 
 
-def make_legacy(path: Path) -> Path:
-    """The LMDB file of Moonraker 0.8 and before: a named database for each namespace."""
+def make_legacy(path: Path, map_size: int = 1024**2, fillers: int = 0) -> Path:
+    """The LMDB file of Moonraker 0.8 and before: a named database for each namespace.
+
+    `fillers`: so many records more of 4 KB, the last of which are deleted again, as in a store that was large once.
+    """
     records = dict(RECORDS)
     records["moonraker", "database"] = b'{"database_version":1}'
     records["moonraker", "history"] = b'{"job_totals":{"total_jobs":1},"aux_totals":[]}'
@@ -76,10 +80,16 @@ def make_legacy(path: Path) -> Path:
     records["authorized_users", "_API_KEY_USER_"] = b'{"username":"_API_KEY_USER_","api_key":"%b"}' % KEY.encode()
     records["authorized_users", "anna"] = b'{"username":"anna","password":"%b"}' % HASH.encode()
     records["history", "00002A"] = b'{"filename":"a.gcode","status":"completed","start_time":1.5}'
-    with closing(lmdb.open(os.fspath(path), subdir=False, lock=False, max_dbs=100, map_size=1024**2)) as env:
+    with closing(lmdb.open(os.fspath(path), subdir=False, lock=False, max_dbs=100, map_size=map_size)) as env:
         for (namespace, key), record in records.items():
             with env.begin(write=True, db=env.open_db(namespace.encode())) as txn:
                 txn.put(key.encode(), record)
+        for number in range(fillers):
+            with env.begin(write=True, db=env.open_db(b"fillers")) as txn:
+                txn.put(b"%06d" % number, b"s" + b"x" * 4096)
+        for number in range(fillers // 2, fillers):
+            with env.begin(write=True, db=env.open_db(b"fillers")) as txn:
+                txn.delete(b"%06d" % number)
     return path
 
 
@@ -87,4 +97,25 @@ def make_foreign(path: Path) -> Path:
     """The beginning of a file from a system of the other word size: the magic number lies elsewhere."""
     at = 12 if struct.calcsize("P") == 8 else 16
     path.write_bytes(bytes(at) + struct.pack("=II", 0xBEEFC0DE, 1) + bytes(16384))
+    return path
+
+
+def text_line(key: bytes, value: bytes) -> bytes:
+    """A line of dbtool.py, which gives the sizes of the base64."""
+    texts = base64.b64encode(key), base64.b64encode(value)
+    return b"+%d,%d:%b->%b\n" % (*map(len, texts), *texts)
+
+
+def make_text(path: Path, legacy: Path) -> Path:
+    """What `dbtool.py backup` of Moonraker 0.11 makes of an older store: the same bytes."""
+    with closing(lmdb.open(os.fspath(legacy), subdir=False, lock=False, readonly=True, max_dbs=100)) as env:
+        with env.begin() as txn:
+            names = [name for name, _ in txn.cursor()]
+        lines = [text_line(b"MOONRAKER_DATABASE_START", b"namespace_count=%d" % len(names))]
+        for name in names:
+            with env.begin(db=env.open_db(name, create=False)) as txn:
+                pairs = list(txn.cursor())
+            lines.append(text_line(b"namespace_" + name, b"entries=%d" % len(pairs)))
+            lines.extend(text_line(*pair) for pair in pairs)
+    path.write_bytes(b"".join(lines))
     return path

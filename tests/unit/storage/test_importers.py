@@ -25,6 +25,8 @@ from tests.unit.storage.moonraker_files import (
     make_foreign,
     make_legacy,
     make_sqlite,
+    make_text,
+    text_line,
 )
 
 NUMBERS = st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
@@ -167,6 +169,64 @@ def test_legacy(tmp_path: Path) -> None:
             "start_time": 1.5,
         }
     }
+
+
+@pytest.mark.parametrize("map_size", [512 * 1024, 200 * 1024**2, 8 * 1024**3])
+def test_legacy_of_any_size_of_map(tmp_path: Path, map_size: int) -> None:
+    path = make_legacy(tmp_path / "data.mdb", map_size=map_size, fillers=30)
+    os.truncate(path, -(-path.stat().st_size // 65536) * 65536)  # some systems write whole pieces of the map
+    found, lost = imported(path, tmp_path)
+    assert lost == UNREADABLE
+    assert found["fluidd"] == {**FLUIDD, "null": None}
+    assert found["fillers"] == {f"{number:06}": "x" * 4096 for number in range(15)}
+
+
+def test_text_of_dbtool(tmp_path: Path) -> None:
+    legacy = make_legacy(tmp_path / "data.mdb")
+    path = make_text(tmp_path / "dump.txt", legacy)
+    assert path.read_bytes().startswith(b"+32,24:TU9PTlJBS0VSX0RBVEFCQVNFX1NUQVJU->bmFtZXNwYWNlX2NvdW50PTc=\n+36,12:")
+    assert kind_of(path) == "text"
+    found = imported(path, tmp_path)
+    (tmp_path / "other").mkdir()
+    assert found == imported(legacy, tmp_path / "other")
+    (tmp_path / "new").unlink()
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))  # was carried over by way of Windows
+    assert imported(path, tmp_path) == found
+
+
+HEAD = text_line(b"MOONRAKER_DATABASE_START", b"namespace_count=1")
+SPACE = text_line(b"namespace_a", b"entries=1")
+VALUE = text_line(b"k", b"[1]")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        HEAD,
+        HEAD + SPACE,
+        HEAD + SPACE + VALUE[:-3],
+        HEAD + VALUE + VALUE,
+        HEAD + SPACE + VALUE + VALUE,
+        HEAD + SPACE + VALUE.replace(b"+4,", b"+5,"),
+        HEAD + SPACE + b"+4,4:a=b=->WzFd\n",
+        HEAD + text_line(b"namespace_a", b"entries=-1"),
+        HEAD + text_line(b"namespace_a", b"entries=" + b"9" * 5000),
+        text_line(b"MOONRAKER_DATABASE_STOP!", b"namespace_count=1") + SPACE + VALUE,
+        b"+32,",
+    ],
+)
+def test_text_that_is_not_whole(text: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "dump.txt"
+    path.write_bytes(text)
+    with pytest.raises(BadRequest, match="not complete"):
+        stage(path, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_text_without_a_last_line_end(tmp_path: Path) -> None:
+    path = tmp_path / "dump.txt"
+    path.write_bytes((HEAD + SPACE + VALUE).rstrip())
+    assert imported(path, tmp_path) == ({"a": {"k": [1]}}, 0)
 
 
 def test_jobs_are_written_as_history_reads_them(tmp_path: Path) -> None:
