@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import Annotated, Any, TypedDict, cast
+from typing import Annotated, Any, TypedDict
 
 from moonfast.api.call import Call
 from moonfast.api.endpoint import endpoint, notification
@@ -24,6 +24,8 @@ from moonfast.vocab import DELETE, GET, POST
 log = logging.getLogger(__name__)
 
 NAMESPACE = "announcements"
+"""Entries by number, as Moonraker stores them; feeds of users are under this name in the namespace of the server."""
+FEEDS = "stored_feeds"
 FEED_URL = "https://arksine.github.io/moonlight/assets/{}.xml"
 OWN_FEEDS = ("moonraker", "klipper")
 FIRST_UPDATE_S = 60.0
@@ -96,7 +98,7 @@ class Announcements(Component):
     def __init__(self, config: AnnouncementsConfig, all_config: Config, database: Database) -> None:
         self._fetches = config.enable_moonlight and not config.dev_mode and "announcements" in all_config
         self._configured = list(dict.fromkeys((*OWN_FEEDS, *(name.lower() for name in config.subscriptions))))
-        self._store = database.namespace(NAMESPACE)
+        self._store, self._own = database.namespace(NAMESPACE), database.namespace("moonraker")
         self._client = HttpClient()
         self._added: list[str] = []  # by users
         self._entries: dict[str, Entry] = {}
@@ -105,12 +107,12 @@ class Announcements(Component):
         self._broken: set[str] = set()  # feeds whose failure has been told
 
     async def start(self) -> None:
-        stored = self._store.get("feeds")
+        notes = self._own.get(NAMESPACE)
+        stored = notes.get(FEEDS) if isinstance(notes, dict) else None
         self._added = [str(name) for name in stored if name not in self._configured] if isinstance(stored, list) else []
-        stored = self._store.get("entries")
-        for item in stored if isinstance(stored, list) else []:
-            if isinstance(item, dict) and Entry.__required_keys__ <= item.keys():
-                entry = cast(Entry, item)
+        for _, item in self._store.items():
+            entry = _stored(item)
+            if entry is not None:
                 self._entries[entry["entry_id"]] = entry
                 self._wait_for(entry)
         if self._fetches:
@@ -171,7 +173,7 @@ class Announcements(Component):
             return {"feed": name, "action": "skipped"}
         if len(self._feeds) >= MAX_FEEDS:
             raise BadRequest(f"There are {MAX_FEEDS} feeds already: remove one first")
-        await self._store.save("feeds", [*self._added, name])
+        await self._own.save(NAMESPACE, {FEEDS: [*self._added, name]})
         self._added.append(name)
         if self._fetches:
             self.spawn(self._update_and_tell())
@@ -186,7 +188,7 @@ class Announcements(Component):
                 raise BadRequest(f"Feed '{name}' exists in the configuration, cannot remove")
             raise BadRequest(f"Feed '{name}' not stored")
         kept = [item for item in self._added if item != name]
-        await self._store.save("feeds", kept)
+        await self._own.save(NAMESPACE, {FEEDS: kept})
         self._added = kept
         await self._save({key: entry for key, entry in self._entries.items() if entry["feed"] != name})
         return {"feed": name, "action": "removed"}
@@ -199,11 +201,16 @@ class Announcements(Component):
 
     async def _save(self, entries: dict[str, Entry]) -> None:
         """Have these entries from now on. ApiError: they cannot be stored, and stay as they were."""
-        await self._store.save("entries", list(entries.values()))
+        await self._store.save_all(*self._records(entries))
         for key in self._entries.keys() - entries.keys():
             if (handle := self._wakers.pop(key, None)) is not None:
                 handle.cancel()
         self._entries = entries
+
+    def _records(self, entries: dict[str, Entry]) -> tuple[dict[str, Entry], list[str]]:
+        """What is to be stored, by key, and the keys that are to go."""
+        records = {f"{number:06}": entry for number, entry in enumerate(entries.values())}
+        return records, sorted(set(self._store.keys()).difference(records))
 
     def _wait_for(self, entry: Entry) -> None:
         """Show it again when its time has come."""
@@ -219,7 +226,7 @@ class Announcements(Component):
         entry = self._entries.get(uid)
         if entry is not None:
             self._entries[uid] = {**entry, "dismissed": False, "date_dismissed": None, "dismiss_wake": None}
-            self._store.put("entries", list(self._entries.values()))
+            self._store.update(*self._records(self._entries))
             self.emit(WOKEN, {"entry_id": uid})
 
     # feeds
@@ -301,6 +308,18 @@ def parse(text: bytes, feed: str) -> list[Entry]:
             }
         )
     return found
+
+
+def _stored(item: Any) -> Entry | None:
+    """An entry out of the database, where clients and other programs may have put anything; None: it is none."""
+    if not isinstance(item, dict) or not all(isinstance(item.get(name), str) for name in ("entry_id", "feed")):
+        return None
+    numbers = {name: item.get(name) for name in ("date", "date_dismissed", "dismiss_wake")}
+    known = {name: value if isinstance(value, int | float) else None for name, value in numbers.items()}
+    texts = {name: str(item.get(name, "")) for name in ("entry_id", "url", "title", "description", "feed")}
+    rest = {"priority": str(item.get("priority", "normal")), "source": str(item.get("source", "moonlight"))}
+    entry: Any = {**texts, **rest, **known, "date": known["date"] or 0.0, "dismissed": item.get("dismissed") is True}
+    return entry  # type: ignore[no-any-return]
 
 
 def _merged(entry: Entry, before: dict[str, Entry]) -> Entry:

@@ -70,6 +70,74 @@ async def test_fetching_and_dismissing(unhurried: pytest.MonkeyPatch) -> None:
         assert await ids(client) == ["feed/3", "feed/2"]
 
 
+async def test_everyone_is_told_of_an_update_behind_its_answer(unhurried: pytest.MonkeyPatch) -> None:
+    async with peer() as web, running(CONFIG) as served:
+        point_at(unhurried, web)
+        asking, other = await served.clients(2)
+        web.put("/mine.xml", feed(ITEM.format(1, "x")))
+        answer = await asking.call("server.announcements.update")
+        assert asking.of("notify_announcement_update") == []  # the answer came first
+        for client in (asking, other):
+            assert await client.wait_for("notify_announcement_update") == [{"entries": answer["entries"]}]
+        await asking.call("server.announcements.update")
+        await asking.call("server.info")
+        assert len(asking.of("notify_announcement_update")) == 1  # nothing was new
+
+
+# What Moonraker 0.11 had in its database after some were dismissed.
+MOVED_OVER: dict[str, Any] = {
+    "000000": {
+        "entry_id": "arksine/klipper/issue/1",
+        "url": "http://x/1",
+        "title": "T",
+        "description": "D",
+        "priority": "normal",
+        "date": 1704103200.0,
+        "dismissed": True,
+        "date_dismissed": 1795486907.18311,
+        "dismiss_wake": None,
+        "source": "moonlight",
+        "feed": "klipper",
+    },
+    "000001": {
+        "entry_id": "feed/1",
+        "url": "http://x/1",
+        "title": "T",
+        "description": "D",
+        "priority": "high",
+        "date": 1704189600.0,
+        "dismissed": True,
+        "date_dismissed": 1795486907.184687,
+        "dismiss_wake": 1e11,
+        "source": "moonlight",
+        "feed": "mine",
+    },
+    "000002": {"entry_id": "feed/2", "feed": "mine", "dismiss_wake": "soon", "date": "x"},  # hardly one
+    "000003": {"title": "no id"},
+    "000004": 7,
+}
+
+
+async def test_what_moonraker_stored_is_taken_over(unhurried: pytest.MonkeyPatch) -> None:
+    async with peer() as web, running(CONFIG) as served:
+        database = served.server._database
+        await database.namespace("announcements").save_all(MOVED_OVER)
+        await database.namespace("moonraker").save("announcements", {"stored_feeds": ["other"]})
+        async with restarted(served) as later:
+            point_at(unhurried, web)
+            client = await later.client()
+            found = await client.call("server.announcements.list")
+            assert found["feeds"] == ["moonraker", "klipper", "mine", "other"]
+            assert found["entries"][:2] == [MOVED_OVER["000001"], MOVED_OVER["000000"]]
+            assert [(entry["entry_id"], entry["dismissed"]) for entry in found["entries"][2:]] == [("feed/2", False)]
+            web.put("/mine.xml", feed(ITEM.format(1, "x"), ITEM.format(3, "x")))
+            await client.call("server.announcements.update")
+            assert await ids(client, include_dismissed=False) == ["feed/3"]
+            stored = dict(later.server._database.namespace("announcements").items())
+            assert sorted(stored) == ["000000", "000001", "000002"]
+            assert {item["entry_id"] for item in stored.values()} == {"arksine/klipper/issue/1", "feed/1", "feed/3"}
+
+
 async def test_dismissed_for_a_time(unhurried: pytest.MonkeyPatch) -> None:
     async with peer() as web, running(CONFIG) as served:
         point_at(unhurried, web)
