@@ -92,6 +92,8 @@ _FILE = re.compile(
     rb'(?:"\w+":(?:"[^"\\]*"|[\w.+-]*),)*?"metadata":\{"size":(\d+),"modified":([\d.eE+-]+)[,}]'
 )
 """The file of a job, where its record is written as usual: only plain values before its metadata."""
+_THERE, _GONE = b',"exists":true}', b',"exists":false}'
+"""What a record ends with for clients, in the place of its brace."""
 
 
 class History(Component):
@@ -102,6 +104,8 @@ class History(Component):
         self._fields: list[AuxiliaryField] = []
         self._next = 1
         self._current: Record | None = None
+        self._ids: list[str] | None = None
+        """Of all jobs, in order, once somebody has asked for a list: about 60 bytes each."""
 
     def add_field(self, field: AuxiliaryField) -> None:
         """Have a value of another component stored with every job."""
@@ -179,9 +183,16 @@ class History(Component):
         return user if user is not None and wanted == filename else NOBODY
 
     def _drop_oldest(self) -> None:
-        names = self._jobs.keys()
+        names = self._all_ids()
         if len(names) >= MAX_JOBS:
             self._jobs.update({}, names[: len(names) - MAX_JOBS + 1])
+            self._ids = None
+
+    def _all_ids(self) -> list[str]:
+        """In order. Not to be changed by the caller."""
+        if self._ids is None:
+            self._ids = self._jobs.keys()
+        return self._ids
 
     async def _note(self, uid: str) -> None:
         """Store now and then how far a job has come."""
@@ -190,7 +201,7 @@ class History(Component):
             if self.current_id != uid or self._current is None:
                 return
             self._take(self._current, self._job.stats)
-            self._jobs.put(uid, self._current)
+            self._put(self._current)
 
     def _finish(self, status: str, stats: Stats) -> None:
         record, self._current = self._current, None
@@ -213,8 +224,14 @@ class History(Component):
         record["auxiliary_data"] = [field.as_dict() for field in self._fields]
 
     def _store(self, record: Record) -> None:
-        self._jobs.put(record["job_id"], record)
+        self._put(record)
         self.spawn(self._flush())
+
+    def _put(self, record: Record) -> None:
+        uid = record["job_id"]
+        self._jobs.put(uid, record)
+        if self._ids is not None and self._ids[-1:] != [uid]:
+            self._ids = None  # it is a new one, or one that was deleted while it was printed
 
     async def _flush(self) -> None:
         try:
@@ -278,14 +295,21 @@ class History(Component):
             raise BadRequest(f"Invalid `order` value: {order.upper()}. Use asc or desc")
         if start < 0 or limit < 0:
             raise BadRequest("Arguments 'start' and 'limit' must be 0 or more")
-        names = self._jobs.keys()
+        names = self._all_ids()
         if since is not None or before is not None:
             names = await self._between(names, since, before)
-        if order.lower() == "desc":
-            names.reverse()
-        page = names[start : start + limit if limit else None]
-        found = [self._with_existence(text) async for text in self._texts(page)]
-        return Raw(b'{"count":%d,"jobs":[%b]}' % (len(names), b",".join(found)))
+        count, end = len(names), start + limit if limit else None
+        if order.lower() == "desc":  # the same from behind, without a copy of all
+            page = names[max(count - end, 0) if end is not None else 0 : max(count - start, 0)][::-1]
+        else:
+            page = names[start:end]
+        pieces = [b'{"count":%d,"jobs":[' % count]  # joined once: they may be many megabytes
+        async for text in self._texts(page):
+            pieces += (text[:-1], _THERE if self._exists_by_text(text) else _GONE, b",")
+        if len(pieces) > 1:
+            pieces.pop()
+        pieces.append(b"]}")
+        return Raw(b"".join(pieces))
 
     async def _between(self, names: list[str], since: float | None, before: float | None) -> list[str]:
         found = []
@@ -307,14 +331,16 @@ class History(Component):
                     yield text
 
     def _with_existence(self, text: bytes) -> bytes:
-        """A record as clients get it. Its file is found without decoding, where the record is written as usual."""
+        """A record as clients get it."""
+        return text[:-1] + (_THERE if self._exists_by_text(text) else _GONE)
+
+    def _exists_by_text(self, text: bytes) -> bool:
+        """Whether the file of a record is there, found without decoding where the record is written as usual."""
         found = _FILE.match(text)
         if found is None:
-            exists = self._exists(decode(text))
-        else:
-            name, size, modified = found.groups()
-            exists = self._files.is_there(name.decode(), int(size), float(modified))
-        return b'%b,"exists":%b}' % (text[:-1], b"true" if exists else b"false")
+            return self._exists(decode(text))
+        name, size, modified = found.groups()
+        return self._files.is_there(name.decode(), int(size), float(modified))
 
     @endpoint(GET, "/server/history/totals")
     def get_totals(self, call: Call) -> dict[str, Any]:
@@ -343,11 +369,13 @@ class History(Component):
         if all:
             names = self._jobs.keys()
             await self._jobs.drop()
+            self._ids = None
             return {"deleted_jobs": names}
         if uid is None:
             raise BadRequest("No data for argument: uid (or set 'all')")
         if not await self._jobs.remove(uid):
             raise NotFound(f"Invalid job uid: {uid}")
+        self._ids = None
         return {"deleted_jobs": [uid]}
 
 

@@ -183,6 +183,7 @@ async def fill(served: Running, count: int) -> None:
         for number in range(1, count + 1)
     }
     await served.server._database.namespace("history").save_all(records)
+    history(served)._ids, history(served)._next = None, count + 1  # this was written past the component
 
 
 async def test_pages() -> None:
@@ -342,3 +343,75 @@ def _has_metadata(served: Running) -> Any:
     files = served.server.components.find(FileManager)
     assert files is not None
     return lambda name: files._files.metadata.get(name) is not None
+
+
+async def test_every_page() -> None:
+    """A page is a slice of the whole list, in both orders, wherever it begins and ends."""
+    async with running() as served:
+        client = await served.client()
+        for count in (0, 1, 5):
+            if count:
+                await fill(served, count)
+            for order, whole in (("asc", list(range(1, count + 1))), ("desc", list(range(count, 0, -1)))):
+                for start in range(count + 2):
+                    for limit in range(count + 2):
+                        found = await client.call(
+                            "server.history.list", {"start": start, "limit": limit, "order": order}
+                        )
+                        assert found["count"] == count
+                        numbers = [int(item["job_id"], 16) for item in found["jobs"]]
+                        assert numbers == whole[start : start + limit if limit else None]
+
+
+async def test_whether_the_file_is_there_does_not_depend_on_how_the_record_is_written() -> None:
+    async with running() as served:
+        client = await served.client()
+        names = ["a.gcode", 'quo"te.gcode', "back\\slash.gcode", "\u00e4\u20ac.gcode", "sub/b.gcode"]
+        records: dict[str, dict[str, Any]] = {}
+        expected = []
+        for name in names:
+            path = Path(served.data_path, "gcodes", name)
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("G28\n")
+        await client.call("server.files.list")
+        for name in names:
+            seen = Path(served.data_path, "gcodes", name).stat()
+            modified = seen.st_mtime_ns / 1e9
+            for metadata, exists in (
+                ({"size": seen.st_size, "modified": modified}, True),
+                ({"size": seen.st_size, "modified": modified, "slicer": "x"}, True),
+                ({"slicer": "x", "modified": modified, "size": seen.st_size}, True),
+                ({"size": seen.st_size + 1, "modified": modified}, False),
+                ({"size": seen.st_size, "modified": modified + 1}, False),
+                ({"size": str(seen.st_size), "modified": modified}, False),
+                ({}, False),
+            ):
+                for is_first in (True, False):
+                    uid = f"{len(records) + 1:06X}"
+                    first = {"filename": name, "metadata": metadata}
+                    records[uid] = {**first, "job_id": uid} if is_first else {"job_id": uid, **first}
+                    expected.append(exists)
+        await served.server._database.namespace("history").save_all(records)
+        found = await client.call("server.history.list", {"limit": 0, "order": "asc"})
+        assert [item["exists"] for item in found["jobs"]] == expected
+        for uid, exists in zip(records, expected, strict=True):
+            assert (await client.call("server.history.get_job", {"uid": uid}))["job"]["exists"] is exists
+
+
+async def test_a_job_that_is_deleted_while_it_is_printed_is_listed_when_it_ends() -> None:
+    async with running() as served:
+        client = await served.client()
+        await fill(served, 3)
+        served.klippy.push(stats("printing", total_duration=1.0))
+        await until(lambda: history(served).current_id)
+        uid = history(served).current_id
+        assert (await jobs(client))[0]["job_id"] == uid
+        await client.call("server.history.delete_job", {"uid": uid})
+        assert uid not in [item["job_id"] for item in await jobs(client)]
+        served.klippy.push(stats("complete", total_duration=2.0))
+        await until(lambda: history(served).current_id is None)
+        assert (await jobs(client))[0]["job_id"] == uid
+        await client.call("server.history.delete_job", {"uid": "000001"})
+        assert "000001" not in [item["job_id"] for item in await jobs(client)]
+        await client.call("server.history.delete_job", {"all": True})
+        assert await jobs(client) == []
