@@ -69,6 +69,8 @@ def _state_budgets() -> list[Budget]:
         Budget("database item stored, one at a time", "database-post", "cpu_us_per_request", "us", at_most=300),
         Budget("database item stored, 8 in flight", "database-post-8", "cpu_us_per_request", "us", at_most=120),
         Budget("database item read", "database-get", "cpu_us_per_request", "us", at_most=75),
+        Budget("history of 10,000 jobs, all", "history-all", "cpu_us_per_request", "us", at_most=40_000),
+        Budget("history of 10,000 jobs, a page of 50", "history-page", "cpu_us_per_request", "us", at_most=1000),
     ]
 
 

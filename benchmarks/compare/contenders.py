@@ -9,6 +9,7 @@ import tempfile
 import time
 import urllib.request
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -230,8 +231,10 @@ class Stage:
         sensors: int = 0,
         limit_mode: str = "",
         store_samples: int = 1200,
+        prepare: Callable[[Path], None] | None = None,
     ) -> None:
-        self.contender = contender
+        """`prepare` fills the data folder before the server starts."""
+        self.contender, self._prepare = contender, prepare
         self._feed = {"--rate": rate, "--gcode-rate": gcode_rate, "--sensors": sensors}
         self._limit_mode, self._store_samples = limit_mode, store_samples
         self._stack = ExitStack()
@@ -245,6 +248,8 @@ class Stage:
             options = {"--socket": klippy, "--gcodes": self.setup.gcodes}
             self.pusher = self.tool("pusher", options | self._feed, stack)
             self.pusher.answer(5)
+            if self._prepare is not None:
+                self._prepare(folder / "printer_data")
             self.server = self.contender.start(self.setup)
             stack.callback(self.server.end)
             self._wait()
