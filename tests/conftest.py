@@ -25,7 +25,13 @@ except ImportError:
 
 
 def pytest_configure() -> None:
-    """A run that lost the compiled extensions fails; MOONFAST_PURE=1 says that the twins are meant."""
+    """A run that lost the compiled extensions fails; MOONFAST_PURE=1 says that the twins are meant.
+
+    How the machine does is told each hour instead of each second: a test that counts frames or bytes is not disturbed.
+    """
+    from moonfast.components.machine import stats
+
+    stats.PERIOD_S = 3600.0
     from moonfast.speedups import IMPLEMENTATION
 
     if IMPLEMENTATION == "pure" and os.environ.get("MOONFAST_PURE") != "1":

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from moonfast.components.machine import component, services
+from moonfast.components.machine import component, services, stats
 from moonfast.components.machine.providers import programs, systemd_cli
 from moonfast.data_path import Options
 from tests.unit.components.machine.trees import CONTAINER, PI, build
@@ -373,7 +373,8 @@ async def test_peripherals_of_the_machine(system: System) -> None:
         assert "CAN" in message
 
 
-async def test_clients_are_told_how_the_machine_does() -> None:
+async def test_clients_are_told_how_the_machine_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stats, "PERIOD_S", 0.1)
     async with running() as served:
         one, other = await served.clients(2)
         await until(lambda: len(one.stats) > 1 and len(other.stats) > 1)

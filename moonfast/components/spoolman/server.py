@@ -91,13 +91,15 @@ class SpoolmanServer:
         while True:
             fault = "it ended the connection"
             try:
-                async with connect(url, open_timeout=TIMEOUT_S, close_timeout=0.2, max_size=MAX_MESSAGE) as link:
+                async with connect(
+                    url, open_timeout=TIMEOUT_S, close_timeout=0.2, max_size=MAX_MESSAGE, proxy=None
+                ) as link:
                     log.info("Spoolman at %s is connected", self._shown)
                     pause, is_warned, self.is_connected = RETRY_S, False, True
                     on_connection(True)
                     async for message in link:
                         self._take(message, on_deleted)
-            except (OSError, TimeoutError, closed) as exc:
+            except (OSError, TimeoutError, ValueError, closed) as exc:  # ValueError: a host that cannot be a name
                 fault = getattr(exc, "strerror", None) or type(exc).__name__
             if self.is_connected:
                 self.is_connected = False

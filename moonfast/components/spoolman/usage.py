@@ -1,8 +1,8 @@
 """How much filament goes through the extruder, and what of it Spoolman has not been told yet.
 
-Nothing is counted twice. Before a report is sent it is noted on the disk, with the length that Spoolman had counted for
-the spool until then. A report whose answer was lost, by a crash or a broken connection, is looked up by that length:
-either it has grown, or the report is made again.
+Nothing is counted twice, unless Spoolman takes longer to count a report than it is waited for. Before a report is sent
+it is noted on the disk, with the length that Spoolman had counted for the spool until then. A report whose answer was
+lost, by a crash or a broken connection, is looked up by that length: either it has grown, or the report is made again.
 """
 
 from __future__ import annotations
